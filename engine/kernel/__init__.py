@@ -1,0 +1,1 @@
+"""Everything here is compiled and hashed; it imports nothing else of engine."""

@@ -1,0 +1,1 @@
+"""From frames to journal to Parquet sessions, and the checks on them."""

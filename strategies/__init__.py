@@ -1,0 +1,1 @@
+"""Exit rules shipped with tapeguard."""
