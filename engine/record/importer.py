@@ -1,0 +1,135 @@
+"""Recorded files to one session."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from engine import clock
+from engine.errors import BadInput
+from engine.instruments import Instrument
+from engine.record.assemble import Assembly
+from engine.record.columns import Scale, decimal_of
+from engine.record.intake import Intake, Source
+from engine.record.store import TABLES, SessionWriter, sessions_folder
+from engine.sources.files import RecordedFile
+from engine.sources.formats import sniff
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+AGG_TRADE_DELAY_NS = 100_000_000  # USD-M aggTrades are held up to 100 ms
+
+
+def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | None = None, symbol: str | None = None,
+                 venue: str | None = None, ticks: dict[str, str] | None = None, lots: dict[str, str] | None = None,
+                 latency_ms: float = 0, skip_limit: int = 100, timer_ms: int = 100,
+                 progress: Callable[[int, int], None] | None = None) -> dict:
+    """Write the files as one session and return the `import` result; nothing is left behind when it fails.
+
+    `ticks` and `lots` fix step sizes by symbol, `latency_ms` delays files that hold venue time only.
+    """
+    began_s = clock.monotonic_s()
+    if not paths:
+        raise BadInput("no file to import was named; give one or more recorded files")
+    if name is not None and not NAME.fullmatch(name):
+        raise BadInput(f"session name {name!r} will not do as a folder name; use letters, digits and . _ + -")
+    sessions = sessions_folder(Path(data))
+    if name is not None and (sessions / name).exists():
+        raise BadInput(f"session {name} already exists at {sessions / name}; give another name with --name or remove it")
+    intake = _read(paths, symbol, venue, skip_limit, progress)
+    if not intake.blocks:
+        raise BadInput(f"{', '.join(str(p) for p in paths)}: no line holds a message that can be imported")
+    assembly = Assembly(intake, timer_ms)
+    instruments, notes = _instruments(intake, ticks or {}, lots or {})
+    session = name or _session_name(instruments, assembly.first_recv_ns)
+    writer = SessionWriter(sessions, session)
+    try:
+        assembly.write(writer, {i.symbol: i for i in instruments})
+        path = writer.finish(_manifest(intake, assembly, instruments, notes))
+    except BaseException:
+        writer.abandon()
+        raise
+    messages = {key: count for key, count in intake.counts.items() if key != "other"}
+    return {"session": session, "path": str(path), "messages": messages, "rows": {table: writer.rows.get(table, 0) for table in TABLES}, "skipped": intake.skipped,
+            "first_recv_ns": assembly.first_recv_ns, "last_recv_ns": assembly.last_recv_ns,
+            "seconds": round(clock.monotonic_s() - began_s, 3)}
+
+
+def _read(paths: Sequence[Path | str], symbol: str | None, venue: str | None, skip_limit: int,
+          progress: Callable[[int, int], None] | None) -> Intake:
+    files = [RecordedFile(path) for path in paths]
+    total, done = sum(f.size for f in files), 0
+    intake = Intake(symbol, skip_limit)
+    for number, file in enumerate(files):
+        if progress:
+            file.progress = lambda read, done=done: progress(done + read, total)
+        form = sniff(file)
+        intake.begin(Source(number, file.path, form.name, form.venue(file, venue), form.clock, file.sha256()))
+        form.read(file, intake)
+        intake.end()
+        done += file.size
+        if progress:
+            progress(done, total)
+    return intake
+
+
+def _instruments(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) -> tuple[list[Instrument], list[str]]:
+    for given in (ticks, lots):
+        for symbol in given.keys() - intake.venues.keys():
+            raise BadInput(f"a step size is given for {symbol}, but the files hold {', '.join(sorted(intake.venues))}")
+    found, notes = [], []
+    for symbol, source in sorted(intake.venues.items()):
+        tick, price_decimals = _step(intake, symbol, "price", ticks.get(symbol), notes)
+        lot, qty_decimals = _step(intake, symbol, "qty", lots.get(symbol), notes)
+        given = "given" if symbol in ticks or symbol in lots else "inferred"
+        found.append(Instrument(symbol, source.venue, tick, lot, price_decimals, qty_decimals, given))
+    return found, notes
+
+
+def _step(intake: Intake, symbol: str, stem: str, given: str | None, notes: list[str]) -> tuple[str, int]:
+    """Return the step size of a symbol's prices or quantities, and the decimals the venue writes them with."""
+    own, bars = intake.scales.get((symbol, stem)), intake.bar_scales.get((symbol, stem))
+    scale = own or bars or Scale()
+    decimals, note = scale.style()
+    if note:
+        notes.append(f"{symbol} {stem} {note}; written with {decimals}")
+    if given is None:
+        return scale.joined(bars if own else None).step_text(), decimals
+    try:
+        size = Decimal(given)
+    except InvalidOperation:
+        size = Decimal(0)
+    if not size.is_finite() or size <= 0:
+        raise BadInput(f"{stem} step {given!r} of {symbol} is not a positive decimal number such as 0.1")
+    return decimal_of(int(size.scaleb(12)), 12), decimals
+
+
+def _session_name(instruments: list[Instrument], first_recv_ns: int) -> str:
+    when = datetime.fromtimestamp(first_recv_ns // 1_000_000_000, UTC)
+    more = f"+{len(instruments) - 1}" if len(instruments) > 1 else ""
+    symbol = re.sub(r"[^A-Za-z0-9._+-]", "_", instruments[0].symbol)
+    return f"{symbol}{more}-{instruments[0].venue}-{when:%Y%m%dT%H%M%S}"
+
+
+def _manifest(intake: Intake, assembly: Assembly, instruments: list[Instrument], notes: list[str]) -> dict:
+    venues = sorted({i.venue for i in instruments})
+    clocks = {s.clock for s in intake.sources}
+    offsets = {s.notes["server_offset_s"] for s in intake.sources if "server_offset_s" in s.notes}
+    return {
+        "venue": venues[0] if len(venues) == 1 else "+".join(venues),
+        "instruments": [i.as_dict() for i in instruments],
+        "sources": [{"file": s.path.name, "sha256": s.sha256, "format": s.format, "venue": s.venue, "clock": s.clock,
+                     "messages": s.messages, **s.notes} for s in intake.sources],
+        "clock": "receive" if clocks == {"receive"} else "event",
+        "messages": assembly.messages,
+        "counts": intake.counts,
+        "first_seq": 1, "last_seq": assembly.total,
+        "first_recv_ns": assembly.first_recv_ns, "last_recv_ns": assembly.last_recv_ns,
+        "gaps": assembly.gaps(),
+        "duplicates": assembly.duplicates,
+        "clock_steps": intake.clock_steps,
+        "bumped": assembly.bumped,
+        "skipped": len(intake.skipped),
+        "server_offset_s": offsets.pop() if len(offsets) == 1 else None,
+        "notes": notes,
+    }

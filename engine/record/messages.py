@@ -1,0 +1,108 @@
+"""Session tables as numpy columns with one entry per message, read a batch at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from engine.errors import BadInput
+from engine.kernel.records import FIRST, LAST, MISSING
+from engine.record.store import ROW_GROUP_ROWS, TABLES, Session
+
+Columns = dict[str, np.ndarray]
+ALL = -1                       # symbol number of a row that names none
+UNKNOWN = -2                   # symbol number of a name the manifest lacks
+
+
+class Messages:
+    """Reads the tables of one session from the files found good."""
+
+    def __init__(self, session: Session, files: dict[str, list[Path]]):
+        self.session = session
+        self.files = files
+        self.symbols = [instrument.symbol for instrument in session.instruments]
+        self._kept: dict[str, Columns] = {}
+        self.torn: list[str] = []
+
+    def batches(self, name: str, columns: list[str]):
+        """Yield a table's columns as numpy, missing integers as MISSING and symbols as their number."""
+        for path in self.files.get(name, []):
+            try:
+                file = pq.ParquetFile(path)
+                absent = set(columns) - set(file.schema_arrow.names)
+                if absent:
+                    raise BadInput(f"{path} has no column {', '.join(sorted(absent))}")
+                for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
+                    yield {column: self._numpy(column, batch.column(column)) for column in columns}
+            except (pa.ArrowException, OSError) as error:
+                raise BadInput(f"{path} is not readable Parquet: {str(error).splitlines()[0]}") from None
+
+    def _numpy(self, column: str, array: pa.Array) -> np.ndarray:
+        if column == "symbol":
+            texts = array.cast(pa.string())
+            number = pc.fill_null(pc.index_in(texts, value_set=pa.array(self.symbols, pa.string())), UNKNOWN)
+            return pc.if_else(pc.is_null(texts), ALL, number).to_numpy(zero_copy_only=False).astype(np.int64)
+        if pa.types.is_integer(array.type):
+            missing = MISSING if array.type == pa.int64() else 0
+            return pc.fill_null(array, pa.scalar(missing, array.type)).to_numpy(zero_copy_only=False)
+        return array.to_numpy(zero_copy_only=False)
+
+    def table(self, name: str) -> Columns:
+        """Return a table's message columns; of `depth` one entry per frame, with `row` and `rows`, and torn frames noted."""
+        if name not in self._kept:
+            self._kept[name] = self._depth() if name == "depth" else self._joined(name, _WANTED[name])
+        return self._kept[name]
+
+    def _joined(self, name: str, columns: list[str]) -> Columns:
+        parts = list(self.batches(name, columns))
+        return {column: _concatenated(name, column, [part[column] for part in parts]) for column in columns}
+
+    def _depth(self) -> Columns:
+        columns = _WANTED["depth"]
+        parts: list[Columns] = []
+        before: tuple[int, int] | None = None       # seq and recv_ns of the row above
+        open_frame = False
+        row = 0
+        for batch in self.batches("depth", columns):
+            seq, recv, bits = batch["seq"], batch["recv_ns"], batch["bits"]
+            new = np.ones(len(seq), bool)
+            new[1:] = seq[1:] != seq[:-1]
+            new[0] = before is None or seq[0] != before[0]
+            above = np.concatenate(([before[1] if before else recv[0]], recv[:-1]))
+            ended = np.concatenate(([not open_frame], bits[:-1] & LAST > 0))
+            wrong = (new != (bits & FIRST > 0)) | (new != ended) | (~new & (recv != above))
+            if wrong.any():
+                self.torn += [f"depth message seq {n}" for n in np.unique(seq[wrong])]
+            starts = np.flatnonzero(new)
+            parts.append({name: batch[name][starts] for name in columns} | {"row": starts + row})
+            before, open_frame = (seq[-1], recv[-1]), not bits[-1] & LAST
+            row += len(seq)
+        if open_frame:
+            self.torn.append(f"depth message seq {before[0]}")
+        joined = {column: _concatenated("depth", column, [part[column] for part in parts]) for column in [*columns, "row"]}
+        return joined | {"rows": np.diff(np.append(joined["row"], row))}
+
+    def last_seq(self) -> int:
+        """Return the highest seq of all tables, MISSING of none."""
+        return max((int(self.table(name)["seq"].max(initial=MISSING)) for name in TABLES), default=MISSING)
+
+
+_KEY = ["seq", "recv_ns", "event_ns", "symbol"]
+_WANTED = {name: _KEY for name in TABLES} | {
+    "trades": [*_KEY, "trade_id", "bits"],
+    "depth": [*_KEY, "first_id", "last_id", "prev_id", "bits"],
+    "best": [*_KEY, "update_id", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"],
+    "klines": [*_KEY, "interval"],
+    "feed": [*_KEY, "code", "stream", "from_id", "to_id"],
+}
+
+
+def _concatenated(name: str, column: str, parts: list[np.ndarray]) -> np.ndarray:
+    if parts:
+        return np.concatenate(parts)
+    if column not in TABLES[name].names:
+        return np.empty(0, np.int64)
+    kind = TABLES[name].field(column).type
+    return np.empty(0, object if not pa.types.is_integer(kind) else kind.to_pandas_dtype() if column != "symbol" else np.int64)

@@ -1,0 +1,99 @@
+"""A recorded file opened for reading: packed or plain, line by line, damage told in one sentence."""
+
+import gzip
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.errors import BadInput
+
+PROGRESS_LINES = 20_000
+
+
+class RecordedFile:
+    """One input file; `lines` and `content` unpack gzip and single-member zip by their first bytes."""
+
+    def __init__(self, path: Path | str, progress: Callable[[int], None] | None = None):
+        self.path = Path(path)
+        self.progress = progress
+        if not self.path.is_file():
+            raise BadInput(f"{self.path} is not a file; give the recorded files themselves, one or more")
+        self.size = self.path.stat().st_size
+        if self.size == 0:
+            raise BadInput(f"{self.path} is empty; there is nothing in it to import")
+
+    @property
+    def name(self) -> str:
+        """The file name without its folder."""
+        return self.path.name
+
+    def sha256(self) -> str:
+        """Return the hash of the file as it lies on disk."""
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def _unpacked(self, raw: BinaryIO) -> BinaryIO:
+        magic = raw.read(4)
+        raw.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            return gzip.GzipFile(fileobj=raw)
+        if magic == b"PK\x03\x04":
+            return self._member(raw)
+        return raw
+
+    def _member(self, raw: BinaryIO) -> BinaryIO:
+        archive = zipfile.ZipFile(raw)
+        names = [n for n in archive.namelist() if not n.endswith("/")]
+        if len(names) != 1:
+            raise BadInput(f"{self.path} holds {len(names)} files, not one; unpack it and import the files themselves")
+        return archive.open(names[0])
+
+    def _damaged(self, error: Exception, line: int) -> BadInput:
+        where = f"after line {line}" if line else "at its start"
+        return BadInput(f"{self.path} is cut short or damaged {where} ({error}); fetch it again")
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (line number from 1, line without its end), reporting the bytes read so far now and then."""
+        number = 0
+        with open(self.path, "rb") as raw:
+            try:
+                for number, line in enumerate(io.BufferedReader(self._unpacked(raw), 1 << 18), 1):
+                    yield number, line.rstrip(b"\r\n")
+                    if self.progress and number % PROGRESS_LINES == 0:
+                        self.progress(min(raw.tell(), self.size))
+            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+                raise self._damaged(error, number) from None
+        if number == 0:
+            raise BadInput(f"{self.path} is empty once unpacked; there is nothing in it to import")
+
+    def head(self, count: int = 1) -> list[bytes]:
+        """Return the first lines."""
+        found = []
+        for _, line in self.lines():
+            found.append(line)
+            if len(found) == count:
+                break
+        return found
+
+    def start(self, size: int = 4096) -> bytes:
+        """Return the first bytes, unpacked."""
+        with open(self.path, "rb") as raw:
+            try:
+                return self._unpacked(raw).read(size)
+            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+                raise self._damaged(error, 0) from None
+
+    def content(self) -> bytes:
+        """Return the whole file, unpacked."""
+        with open(self.path, "rb") as raw:
+            try:
+                return self._unpacked(raw).read()
+            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+                raise self._damaged(error, 0) from None

@@ -1,0 +1,89 @@
+"""Liquidity void: reduce when the depth a position would be closed into, or its stop would fall through, is missing.
+
+Why:    large moves are mostly gaps in the book, not large orders (Farmer et al. 2004). A void gives the size of a move if flow arrives, not
+        its direction.
+Source: adverse (bids under a long, asks over a short) acts; favourable, the plan's literal rule (R56, R57), is an alert by default
+        because a thin book ahead lets price run for the position (C9). Distances are on the venue, from its own touch (C10); the bin
+        at the touch never counts (C12); beyond recorded depth nothing is claimed (C11). classic: under a quarter of the
+        side's median bin now, within 0.1 % (R56). robust: missing against the usual depth at that distance, for half a second, and
+        the flow of the last 10 s against the position would eat what rests before it.
+Blind:  hidden orders, the broker's own liquidity, books refilled faster than they are eaten.
+"""
+from dataclasses import dataclass
+
+HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
+
+
+@dataclass(frozen=True)
+class Params:
+    scaled: int = 1
+    within_bps: float = 10.0      # near edge no farther than this
+    adverse_action: int = PARTIAL
+    favourable_action: int = ALERT
+    min_gap_bps: float = 1.0      # what the void is worth: width times missing share
+    reach: float = 1.0            # contrary flow of 10 s over the lots resting before the void
+    share: float = 0.5            # closed by PARTIAL
+
+    def __post_init__(self):
+        if not 0 < self.within_bps <= 20 or not 0 < self.share <= 1 or min(self.min_gap_bps, self.reach) < 0:
+            raise ValueError("within_bps must be in (0, 20], share in (0, 1], min_gap_bps and reach not negative")
+        if not (0 <= self.adverse_action <= CLOSE and 0 <= self.favourable_action <= CLOSE) or TIGHTEN in (
+                self.adverse_action, self.favourable_action):
+            raise ValueError("adverse_action and favourable_action must be 0, 1 (alert), 3 (partial) or 4 (close)")
+
+
+PRESETS = {"robust": Params(), "classic": Params(scaled=0)}
+
+
+@dataclass
+class State:
+    near_bps: float = 0.0
+    far_bps: float = 0.0
+    deficit: float = 0.0
+    cost_lots: float = 0.0        # resting before the void
+    flow_lots: float = 0.0        # of the last 10 s, positive supports the position
+    adverse: int = 0
+    occasion: int = 0
+    share: float = 0.5
+
+
+def classic_vote(params, state, behind, ahead):
+    """Vote on thin bins within reach of the touch, the adverse side first."""
+    if behind.thin_near_bps <= params.within_bps and params.adverse_action > 0:
+        state.near_bps = behind.thin_near_bps
+        state.far_bps = behind.thin_far_bps
+        state.adverse = 1
+        state.occasion = behind.thin_id * 2 + 1
+        return params.adverse_action
+    if ahead.thin_near_bps <= params.within_bps and params.favourable_action > 0:
+        state.near_bps = ahead.thin_near_bps
+        state.far_bps = ahead.thin_far_bps
+        state.adverse = 0
+        state.occasion = ahead.thin_id * 2 + 2
+        return params.favourable_action
+    return HOLD
+
+
+def on_event(params, state, market, position):
+    """Vote to reduce before an adverse void that flow can reach."""
+    state.share = params.share
+    if not market.book_ok:
+        return HOLD
+    behind, ahead = market.ask, market.bid
+    if position.side > 0:
+        behind, ahead = market.bid, market.ask
+    if not params.scaled:
+        return classic_vote(params, state, behind, ahead)
+    flow = float(position.side * market.flow_10s_lots)
+    gap = (behind.void_far_bps - behind.void_near_bps) * behind.void_deficit
+    if (behind.void_near_bps <= params.within_bps and gap >= params.min_gap_bps and flow < 0.0
+            and -flow >= params.reach * behind.void_cost_lots and params.adverse_action > 0):
+        state.near_bps = behind.void_near_bps
+        state.far_bps = behind.void_far_bps
+        state.deficit = behind.void_deficit
+        state.cost_lots = behind.void_cost_lots
+        state.flow_lots = flow
+        state.adverse = 1
+        state.occasion = behind.void_id * 2 + 1
+        return params.adverse_action
+    return HOLD
