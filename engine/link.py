@@ -67,9 +67,9 @@ def votes_source(rules: list) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sources(rules: list) -> dict[str, str]:
+def sources(rules: list, kernel: Path = KERNEL) -> dict[str, str]:
     """Return every text that is compiled, by its place in the snapshot."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(KERNEL.glob("*.py"))}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(kernel.glob("*.py"))}
     texts["rules/__init__.py"] = '"""The rules of this snapshot."""\n'
     texts.update({f"rules/{rule.name}.py": rule.source for rule in rules})
     texts["votes.py"] = votes_source(rules)
@@ -108,9 +108,9 @@ def write_snapshot(texts: dict[str, str]) -> Path:
     return final
 
 
-def link(rules: list) -> tuple[types.ModuleType, Path]:
+def link(rules: list, kernel: Path = KERNEL) -> tuple[types.ModuleType, Path]:
     """Return the loop module compiled from the kernel and these rules, and the folder that holds its source."""
-    folder = write_snapshot(sources(rules))
+    folder = write_snapshot(sources(rules, kernel))
     package = f"tapeguard_{folder.name}"
     if package not in sys.modules:
         spec = importlib.util.spec_from_file_location(package, folder / "__init__.py", submodule_search_locations=[str(folder)])

@@ -152,9 +152,9 @@ def _try_once(rule: Rule) -> None:
                                    "write conditions that must hold, so that NaN and MISSING never fire")
 
 
-def find_rules(folder: Path | None = None) -> dict[str, Rule]:
+def find_rules(folder: Path | None = None, shipped: bool = True) -> dict[str, Rule]:
     """Return every shipped rule, and those of one more folder, by name and in name order."""
-    paths = {path.stem: path for path in sorted(SHIPPED.glob("*.py")) if not path.stem.startswith("_")}
+    paths = {path.stem: path for path in sorted(SHIPPED.glob("*.py")) if shipped and not path.stem.startswith("_")}
     if folder is not None:
         if not folder.is_dir():
             raise BadInput(f"--rules-dir {folder} is not a folder")

@@ -1,12 +1,14 @@
 """Owner of the kernel's arrays: feed events, take decisions and fills, snapshot and restore."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
 from engine.kernel import records as R
 from engine.kernel.market import DECISION, FILL, MARKET, POSITION
-from engine.link import link
+from engine.link import KERNEL, link
 from engine.rules import MODES, Choice, blank
 
 _ORDER = ("market core constants ladders levels pending windows slots slot sweeps sweep_counts samples basis ordered bins usual history "
@@ -45,7 +47,6 @@ class Settings:
 
 
 def _constants(pairs: list[Pair]) -> np.ndarray:
-    from fractions import Fraction
     rows = np.zeros(len(pairs), R.SYMBOL)
     for row, pair in zip(rows, pairs, strict=True):
         per_usd = 1 / (Fraction(pair.tick_size) * Fraction(pair.lot_size))
@@ -82,9 +83,9 @@ class Run:
     """One compiled loop with its state: the same object in replay and live."""
 
     def __init__(self, pairs: list[Pair], variants: list[list[Choice]], settings: list[Settings], *, slots: int = 64,
-                 interpreted: bool = False):
+                 interpreted: bool = False, kernel: Path = KERNEL):
         self.rules = [choice.rule for choice in variants[0]]
-        self.module, self.folder = link(self.rules)
+        self.module, self.folder = link(self.rules, kernel)
         self._loop = self.module.run.py_func if interpreted else self.module.run
         n, v, r = len(pairs), len(variants), len(self.rules)
         votes = self.module.__dict__["ask_rules"].__globals__

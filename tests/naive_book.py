@@ -1,5 +1,6 @@
 """An order book rebuilt the slow and obvious way, as the oracle of the fast one."""
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -20,7 +21,8 @@ class Message(NamedTuple):
 class NaiveBook:
     """Two dicts and the numbered rules: buffer, snapshot, drop what is older, then an unbroken chain or nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict           # USD-M: pu must equal the u before; spot: U may not pass it by more than one
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
         self.buffer: list[Message] = []
@@ -44,11 +46,12 @@ class NaiveBook:
             self.buffer.append(message)
 
     def _apply(self, diff: Message) -> Iterator[Message]:
+        first_of_strict = self.strict and not self.linked
         if not self.synced:
             self.buffer.append(diff)
-        elif diff.last_id <= self.last_id:
+        elif diff.last_id < self.last_id or (diff.last_id == self.last_id and not first_of_strict):
             return
-        elif (diff.prev_id == self.last_id) if self.linked else (diff.prev_id <= self.last_id):
+        elif (diff.prev_id == self.last_id) if self.strict and self.linked else (diff.prev_id <= self.last_id):
             self._set(diff.levels)
             self.last_id, self.linked = diff.last_id, True
             yield diff
@@ -72,21 +75,20 @@ class NaiveBook:
         return bid, self.bids[bid], ask, self.asks[ask]
 
 
-def compare(messages: Iterable[Message], quotes: dict[int, set[tuple]]) -> dict:
-    """Compare the top after each applied diff with the venue's best quotes of the same update id."""
-    book, found = NaiveBook(), {"compared": 0, "equal": 0, "crossed": 0, "applied": 0, "unequal": []}
+def compare(messages: Iterable[Message], quotes: dict[int, set[tuple]], strict: bool) -> dict:
+    """Compare the top after each applied diff with the venue's best quotes of the newest update id not above the diff's."""
+    book, found, ids = NaiveBook(strict), {"compared": 0, "equal": 0, "crossed": 0, "applied": 0}, sorted(quotes)
     for message in messages:
         for diff in book.take(message):
             top = book.best()
             found["applied"] += 1
             if top and top[0] >= top[2]:
                 found["crossed"] += 1
-            if diff.last_id in quotes:
+                book.synced = False
+            place = bisect_right(ids, diff.last_id)
+            if place:
                 found["compared"] += 1
-                if top in quotes[diff.last_id]:
-                    found["equal"] += 1
-                else:
-                    found["unequal"].append((diff.last_id, top, quotes[diff.last_id]))
+                found["equal"] += top in quotes[ids[place - 1]]
     return {**found, "gaps": book.gaps}
 
 

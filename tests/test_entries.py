@@ -95,7 +95,8 @@ def test_the_text_may_name_the_symbol():
 
 specs = st.builds(EntrySpec, every_ns=st.integers(S // 2, 50 * S), sl_bps=st.just(Fraction(20)),
                   side=st.sampled_from(["buy", "sell", "both", "alternate"]),
-                  max_hold_ns=st.none() | st.integers(1, 30 * S), start_ns=st.integers(0, 30 * S), seed=st.none() | st.integers(0, 5))
+                  max_hold_ns=st.none() | st.integers(1, 30 * S), start_ns=st.integers(0, 30 * S),
+                  seed=st.none() | st.integers(0, 5))
 
 
 @settings(deadline=None)

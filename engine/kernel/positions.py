@@ -166,7 +166,8 @@ def fold_position(row, positions, active, active_count, states, defaults, latche
                 position.order_rule = -1
                 closed = position.volume
                 position.volume = 0
-                emit(fills, counts, row, v, position, RECORDED_CLOSE, row.price_ticks, closed)
+                price = position.exit_ticks if row.price_ticks == MISSING else row.price_ticks
+                emit(fills, counts, row, v, position, RECORDED_CLOSE, price, closed)
             release(positions, active, active_count, v, i)
 
 

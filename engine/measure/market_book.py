@@ -159,19 +159,9 @@ def _side(config, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirro
     offset = np.exp(draw.random((len(frame_row), config.level_updates_per_side)) * math.log(SNAPSHOT_LEVELS)).astype(np.int64)
     redrawn = (np.repeat(1 + np.arange(len(frame_row)), config.level_updates_per_side), (below[1:, None] - offset).ravel())
     first = (np.zeros(LEVELS_A_SIDE, np.int64), below[0] - 1 - np.arange(LEVELS_A_SIDE))
-    sets = [first, redrawn, _ranges(was_below, below)]
-    for overlay in overlays:
-        low, high = sorted((mirror * overlay.low_ticks, mirror * overlay.high_ticks))
-        for place in {overlay.from_frame + 1, overlay.to_frame + 1}:
-            if place < len(rows):
-                inside = np.arange(np.searchsorted(ticks, low), min(np.searchsorted(ticks, high, side="right"), below[place]))
-                sets.append((np.full(len(inside), place), inside))
-    place, index = (np.concatenate(part) for part in zip(*sets))
+    place, index = (np.concatenate(part) for part in zip(first, redrawn, _ranges(was_below, below)))
     lots = levels.lots(number[index], ticks[index], place, best[place], mirror)
-    for overlay in overlays:
-        low, high = sorted((mirror * overlay.low_ticks, mirror * overlay.high_ticks))
-        hit = (place > overlay.from_frame) & (place <= overlay.to_frame) & (ticks[index] >= low) & (ticks[index] <= high)
-        lots[hit] = overlay.lots if overlay.lots else np.rint(lots[hit] * overlay.share)
+    place, index, lots = _overlaid(overlays, ticks, below, place, index, lots, mirror)
 
     gone_place, gone = _ranges(upto, was_below)               # levels the falling best price left outside
     left = np.flatnonzero(best != was)
@@ -181,6 +171,29 @@ def _side(config, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirro
     return _ordered(np.concatenate([place, gone_place, left, new]),
                     np.concatenate([ticks[index], ticks[gone], was[left], best[new]]),
                     np.concatenate([lots, np.zeros(len(gone) + len(left), np.int64), best_lots[new]]), mirror)
+
+
+def _overlaid(overlays, ticks, below, place, index, lots, mirror: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Change what planted levels hold while they last; at both ends each level in the book is set from its own last draw."""
+    spans = []
+    for overlay in overlays:
+        low, high = sorted((mirror * overlay.low_ticks, mirror * overlay.high_ticks))
+        spans.append((overlay, np.searchsorted(ticks, low), np.searchsorted(ticks, high, side="right")))
+    ends = []
+    for overlay, low, high in spans:
+        inside = np.flatnonzero((index >= low) & (index < high))
+        for end in (overlay.from_frame + 1, overlay.to_frame + 1):
+            if end >= len(below):
+                continue
+            rows = inside[(place[inside] <= end) & (index[inside] < below[end])]
+            rows = rows[np.lexsort((place[rows], index[rows]))]
+            rows = rows[np.append(index[rows][1:] != index[rows][:-1], True)] if len(rows) else rows
+            ends.append((np.full(len(rows), end), index[rows], lots[rows]))
+    place, index, lots = (np.concatenate(part) for part in zip((place, index, lots), *ends))
+    for overlay, low, high in spans:
+        hit = (place > overlay.from_frame) & (place <= overlay.to_frame) & (index >= low) & (index < high)
+        lots[hit] = overlay.lots if overlay.lots else np.rint(lots[hit] * overlay.share)
+    return place, index, lots
 
 
 def _ordered(place: np.ndarray, ticks: np.ndarray, lots: np.ndarray, mirror: int) -> Changes:

@@ -48,7 +48,7 @@ class MarketConfig:
     duration_s: float = 1800.0
     symbol: str = "BTCUSDT"
     broker_symbol: str = "BTCUSD"
-    start_ns: int = 1_790_000_000_000_000_000
+    start_ns: int = 1_789_977_600_000_000_000   # 2026-09-21 08:00 UTC
     start_price: str = "60000.00"
     sigma_bps_per_sqrt_s: float = 0.8
     flow_persistence: float = 0.7          # chance that a print has the side of the one before

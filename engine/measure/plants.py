@@ -141,7 +141,7 @@ class Reversal:
 
 @dataclass(frozen=True)
 class FlowNoise:
-    """Decoy: prints `strength` times larger with sides drawn by a coin, so CVD wanders widely and price does not follow."""
+    """Decoy: prints `strength` times larger with sides drawn by a coin: CVD wanders that much wider and price moves as ever."""
 
     at_s: float = 0.0
     side: int = 1              # has no meaning here; every plant has one

@@ -7,26 +7,29 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from engine import clock
-from engine.errors import BadInput
+from engine.errors import BadInput, nearest
 from engine.instruments import Instrument
 from engine.record.assemble import Assembly
 from engine.record.columns import Scale, decimal_of
+from engine.record.decode import SPOT, USDM
 from engine.record.intake import Intake, Source
 from engine.record.store import TABLES, SessionWriter, sessions_folder
 from engine.sources.files import RecordedFile
 from engine.sources.formats import sniff
 
+CHECKSUM = ".CHECKSUM"
+VENUES = (USDM, SPOT, "mt5")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-AGG_TRADE_DELAY_NS = 100_000_000  # USD-M aggTrades are held up to 100 ms
 
 
 def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | None = None, symbol: str | None = None,
                  venue: str | None = None, ticks: dict[str, str] | None = None, lots: dict[str, str] | None = None,
                  latency_ms: float = 0, skip_limit: int = 100, timer_ms: int = 100,
-                 progress: Callable[[int, int], None] | None = None) -> dict:
+                 server_offset_s: int | None = None, progress: Callable[[int, int], None] | None = None) -> dict:
     """Write the files as one session and return the `import` result; nothing is left behind when it fails.
 
-    `ticks` and `lots` fix step sizes by symbol, `latency_ms` delays files that hold venue time only.
+    `ticks` and `lots` fix step sizes by symbol, `latency_ms` delays files that hold venue time only,
+    `server_offset_s` is how far the broker's clock is ahead of UTC where tick files do not show it.
     """
     began_s = clock.monotonic_s()
     if not paths:
@@ -36,7 +39,10 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
     sessions = sessions_folder(Path(data))
     if name is not None and (sessions / name).exists():
         raise BadInput(f"session {name} already exists at {sessions / name}; give another name with --name or remove it")
-    intake = _read(paths, symbol, venue, skip_limit, progress)
+    if venue is not None and venue not in VENUES:
+        raise BadInput(f"venue {venue!r} is not known; {nearest(venue, VENUES)}")
+    intake = Intake(symbol, skip_limit, round(latency_ms * 1_000_000), server_offset_s)
+    _read(intake, paths, venue, progress)
     if not intake.blocks:
         raise BadInput(f"{', '.join(str(p) for p in paths)}: no line holds a message that can be imported")
     assembly = Assembly(intake, timer_ms)
@@ -55,22 +61,31 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
             "seconds": round(clock.monotonic_s() - began_s, 3)}
 
 
-def _read(paths: Sequence[Path | str], symbol: str | None, venue: str | None, skip_limit: int,
-          progress: Callable[[int, int], None] | None) -> Intake:
-    files = [RecordedFile(path) for path in paths]
+def _read(intake: Intake, paths: Sequence[Path | str], venue: str | None, progress: Callable[[int, int], None] | None) -> None:
+    files = [RecordedFile(path) for path in paths if not str(path).endswith(CHECKSUM)]
     total, done = sum(f.size for f in files), 0
-    intake = Intake(symbol, skip_limit)
     for number, file in enumerate(files):
         if progress:
             file.progress = lambda read, done=done: progress(done + read, total)
+        sha256 = file.sha256()
+        _check_sum(file, sha256)
         form = sniff(file)
-        intake.begin(Source(number, file.path, form.name, form.venue(file, venue), form.clock, file.sha256()))
+        intake.begin(Source(number, file.path, form.name, form.venue(file, venue), form.clock, sha256))
         form.read(file, intake)
         intake.end()
         done += file.size
         if progress:
             progress(done, total)
-    return intake
+
+
+def _check_sum(file: RecordedFile, sha256: str) -> None:
+    """Raise BadInput when a checksum file lies beside and says something else."""
+    beside = file.path.with_name(file.name + CHECKSUM)
+    if beside.is_file():
+        listed = beside.read_text(encoding="utf-8", errors="replace").split()
+        if not listed or listed[0].lower() != sha256:
+            raise BadInput(f"{file.path} has SHA-256 {sha256}, but {beside.name} lists {listed[0][:64] if listed else 'nothing'}; "
+                           "fetch the file again")
 
 
 def _instruments(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) -> tuple[list[Instrument], list[str]]:

@@ -17,7 +17,7 @@ from engine.record.decode import (EARLIEST_NS, LATEST_NS, Best, Depth, Kline, Li
 BLOCK_MESSAGES = 16_384
 CLOCK_STEP_LIMIT_NS = 5_000_000_000
 LINE_BITS = 40  # a place is file number << LINE_BITS | line number
-MAY_BE_BLANK = ("quotes", "best")
+MAY_BE_BLANK = ("quotes", "best", "liquidations")
 
 
 @dataclass
@@ -51,9 +51,12 @@ class Source:
 class Intake:
     """Where readers put messages; counts, checks and packs them."""
 
-    def __init__(self, symbol: str | None, skip_limit: int):
+    def __init__(self, symbol: str | None = None, skip_limit: int = 100, latency_ns: int = 0,
+                 server_offset_s: int | None = None):
         self.symbol = symbol
         self.skip_limit = skip_limit
+        self.latency_ns = latency_ns            # added to venue time where a file holds no receive time
+        self.server_offset_s = server_offset_s  # of the broker's clock, where the files cannot tell
         self.sources: list[Source] = []
         self.blocks: dict[tuple[str, str], list[Block]] = {}
         self.scales: dict[tuple[str, str], Scale] = {}

@@ -24,30 +24,46 @@ class Messages:
         self.files = files
         self.symbols = [instrument.symbol for instrument in session.instruments]
         self._kept: dict[str, Columns] = {}
+        self._words: dict[str, int] = {"": 0}
         self.torn: list[str] = []
 
+    def number(self, symbol: str | None) -> int:
+        """Return the number of a symbol's name, ALL of none."""
+        return ALL if symbol is None else self.symbols.index(symbol) if symbol in self.symbols else UNKNOWN
+
     def batches(self, name: str, columns: list[str]):
-        """Yield a table's columns as numpy, missing integers as MISSING and symbols as their number."""
+        """Yield a table's columns as numpy: missing integers as MISSING, symbols as their number, other texts as words."""
         for path in self.files.get(name, []):
             try:
-                file = pq.ParquetFile(path)
-                absent = set(columns) - set(file.schema_arrow.names)
-                if absent:
-                    raise BadInput(f"{path} has no column {', '.join(sorted(absent))}")
-                for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
-                    yield {column: self._numpy(column, batch.column(column)) for column in columns}
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=columns):
+                        yield {column: self._numpy(column, batch.column(column)) for column in columns}
             except (pa.ArrowException, OSError) as error:
                 raise BadInput(f"{path} is not readable Parquet: {str(error).splitlines()[0]}") from None
 
     def _numpy(self, column: str, array: pa.Array) -> np.ndarray:
-        if column == "symbol":
-            texts = array.cast(pa.string())
-            number = pc.fill_null(pc.index_in(texts, value_set=pa.array(self.symbols, pa.string())), UNKNOWN)
-            return pc.if_else(pc.is_null(texts), ALL, number).to_numpy(zero_copy_only=False).astype(np.int64)
         if pa.types.is_integer(array.type):
             missing = MISSING if array.type == pa.int64() else 0
             return pc.fill_null(array, pa.scalar(missing, array.type)).to_numpy(zero_copy_only=False)
-        return array.to_numpy(zero_copy_only=False)
+        if pa.types.is_boolean(array.type):
+            return array.to_numpy(zero_copy_only=False)
+        coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+        texts = coded.dictionary.to_pylist()
+        if column == "symbol":
+            numbers = [self.number(text) for text in texts]
+        else:
+            numbers = [self._words.setdefault(text, len(self._words)) for text in texts]
+        none = ALL if column == "symbol" else self._words[""]
+        index = pc.fill_null(coded.indices.cast(pa.int64()), len(texts)).to_numpy(zero_copy_only=False)
+        return np.array([*numbers, none], np.int64)[index]
+
+    def word(self, text: str) -> int:
+        """Return the number that stands for a text in the columns read, -1 when none has it yet."""
+        return self._words.get(text, -1)
+
+    def text(self, word: int) -> str:
+        """Return the text of a number."""
+        return list(self._words)[word]
 
     def table(self, name: str) -> Columns:
         """Return a table's message columns; of `depth` one entry per frame, with `row` and `rows`, and torn frames noted."""
@@ -84,9 +100,11 @@ class Messages:
         joined = {column: _concatenated("depth", column, [part[column] for part in parts]) for column in [*columns, "row"]}
         return joined | {"rows": np.diff(np.append(joined["row"], row))}
 
-    def last_seq(self) -> int:
-        """Return the highest seq of all tables, MISSING of none."""
-        return max((int(self.table(name)["seq"].max(initial=MISSING)) for name in TABLES), default=MISSING)
+    def previous_ids(self, symbol: int, first_id: np.ndarray, prev_id: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Return the id each diff continues, and whether it must equal the id before (USD-M) or may not pass it (spot)."""
+        spot = self.session.instruments[symbol].venue == "binance_spot"
+        guess = np.where(first_id == MISSING, MISSING, first_id - 1)
+        return (guess if spot else np.where(prev_id == MISSING, guess, prev_id)), not spot
 
 
 _KEY = ["seq", "recv_ns", "event_ns", "symbol"]
@@ -105,4 +123,4 @@ def _concatenated(name: str, column: str, parts: list[np.ndarray]) -> np.ndarray
     if column not in TABLES[name].names:
         return np.empty(0, np.int64)
     kind = TABLES[name].field(column).type
-    return np.empty(0, object if not pa.types.is_integer(kind) else kind.to_pandas_dtype() if column != "symbol" else np.int64)
+    return np.empty(0, kind.to_pandas_dtype() if pa.types.is_integer(kind) else np.int64)

@@ -36,13 +36,15 @@ class Rebuild:
 
 
 def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
-    """Rebuild the book of a symbol; `breaks` are the seq of feed rows after which it cannot be trusted."""
+    """Rebuild the book of a symbol; `breaks` has the seq and recv_ns of the feed rows after which it cannot be trusted."""
     depth = messages.table("depth")
     own = np.flatnonzero((depth["symbol"] == symbol) & (depth["bits"] & PARTIAL_DEPTH == 0))
     low, high = _window(messages, symbol)
     side, slot, lots, offset = _levels(messages, depth, own, low, high)
-    seq = np.concatenate((depth["seq"][own], breaks))
+    seq = np.concatenate((depth["seq"][own], breaks[:, 0]))
+    recv = np.concatenate((depth["recv_ns"][own], breaks[:, 1]))
     order = np.argsort(seq, kind="stable")
+    seq, recv = seq[order], recv[order]
     number = np.append(np.arange(len(own)), np.full(len(breaks), -1))[order]   # of the depth message, -1 for a break
     at = own[number] if len(own) else own
     mark = number < 0
@@ -51,23 +53,16 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
         return np.where(mark, MISSING, depth[column][at]) if len(own) else np.full(len(mark), MISSING)
 
     kind = np.where(mark, BREAK, np.where(taken("bits") & SNAPSHOT_LEVEL > 0, SNAPSHOT, DIFF)).astype(np.int8)
-    last_id, recv = taken("last_id"), taken("recv_ns")
-    previous, strict = previous_ids(messages, symbol, taken("first_id"), taken("prev_id"))
+    last_id = taken("last_id")
+    previous, strict = messages.previous_ids(symbol, taken("first_id"), taken("prev_id"))
     quotes, first, after = _quotes_of(messages.table("best"), symbol, last_id, recv)
     n = len(seq)
-    found = Rebuild(seq[order], recv, kind, last_id, *(np.zeros(n, np.int8) for _ in range(5)))
+    found = Rebuild(seq, recv, kind, last_id, *(np.zeros(n, np.int8) for _ in range(5)))
     rows = (np.where(mark, 0, offset[number]), np.where(mark, 0, offset[number + 1]))
     ladder = np.zeros((2, high - low), np.int64)
     _fold(kind, last_id, previous, strict, *rows, side, slot, lots, ladder, low, quotes, first, after,
           found.synced, found.applied, found.crossed, found.compared, found.link)
     return found
-
-
-def previous_ids(messages: Messages, symbol: int, first_id: np.ndarray, prev_id: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return the id each diff continues, and whether it must equal the id before (USD-M) or may not pass it (spot)."""
-    spot = messages.session.instruments[symbol].venue == "binance_spot"
-    guess = np.where(first_id == MISSING, MISSING, first_id - 1)
-    return (guess if spot else np.where(prev_id == MISSING, guess, prev_id)), not spot
 
 
 def _window(messages: Messages, symbol: int) -> tuple[int, int]:

@@ -128,9 +128,16 @@ class Session:
             self.manifest = json.loads(place.read_text(encoding="utf-8"))
         except ValueError as error:
             raise BadInput(f"{place} is not valid JSON ({error}); import or record the session again") from None
-        if self.manifest.get("format") != FORMAT_VERSION:
-            raise BadInput(f"{place} has format {self.manifest.get('format')!r}; this version reads {FORMAT_VERSION}")
-        self.instruments = [Instrument(**entry) for entry in self.manifest["instruments"]]
+        found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+        if found != FORMAT_VERSION:
+            raise BadInput(f"{place} has format {found!r}; this version reads {FORMAT_VERSION}")
+        absent = {"session", "instruments", "files", "rows"} - set(self.manifest)
+        if absent:
+            raise BadInput(f"{place} lacks {', '.join(sorted(absent))}; import or record the session again")
+        try:
+            self.instruments = [Instrument(**entry) for entry in self.manifest["instruments"]]
+        except TypeError as error:
+            raise BadInput(f"{place} has an instrument that is not understood ({error})") from None
 
     @property
     def id(self) -> str:

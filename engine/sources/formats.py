@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from engine.errors import BadInput
 from engine.record.intake import Intake
-from engine.sources import captures
+from engine.sources import archive, captures, tardis, ticks
 from engine.sources.files import RecordedFile
 
-KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance public archive CSV or zip, trade CSV with tradeId, tardis.dev CSV, "
-         "MT5 tick exports, MT5 ticks as .npy, .parquet or JSON")
+KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance public archive trades, aggTrades, bookTicker and klines, trade CSV "
+         "(timestamp,price,quantity,side,tradeId), tardis.dev CSV, and MT5 ticks as terminal export, .npy, .parquet or JSON")
 
 
 @dataclass(frozen=True)
 class Format:
-    """How to read a file: its name, whose clock it holds, and the function that does it."""
+    """How to read a file: its name, whose clock it holds, how to tell its venue, and what reads it."""
 
     name: str
     clock: str                                            # receive | event
@@ -25,10 +25,20 @@ class Format:
 
 HFTBACKTEST = Format("hftbacktest", "receive", captures.probe_venue, captures.read_hftbacktest)
 CRYPTOFEED = Format("cryptofeed", "receive", captures.probe_venue, captures.read_cryptofeed)
+ARCHIVE = Format("binance-archive", "event", archive.archive_venue, archive.read_archive)
+TRADE_CSV = Format("trade-csv", "event", archive.trade_csv_venue, archive.read_trade_csv)
+TARDIS = Format("tardis", "receive", tardis.tardis_venue, tardis.read_tardis)
+MT5_JSON = Format("mt5-json", "receive", ticks.mt5_venue, ticks.read_json)
+MT5_ARRAY = Format("mt5-array", "event", ticks.mt5_venue, ticks.read_arrays)
+MT5_EXPORT = Format("mt5-export", "event", ticks.mt5_venue, ticks.read_export)
 
-_FIRST_LINE = [
+_START = [
     (re.compile(rb"\d+ +\{"), HFTBACKTEST),
     (re.compile(rb"configuration: |wss?://\S+ <-> |https?://\S+ -> [0-9.]+: |\d+\.\d*: ?\{"), CRYPTOFEED),
+    (re.compile(rb"PAR1|\x93NUMPY"), MT5_ARRAY),
+    (re.compile(rb"(\xef\xbb\xbf)?<DATE>\t<TIME>\t<BID>"), MT5_EXPORT),
+    (re.compile("\ufeff<DATE>\t<TIME>\t<BID>".encode("utf-16-le")), MT5_EXPORT),
+    (re.compile(rb"\s*\{\s*\"metadata\"\s*:"), MT5_JSON),
 ]
 
 
@@ -37,8 +47,16 @@ def sniff(file: RecordedFile) -> Format:
     start = file.start()
     if not start.strip():
         raise BadInput(f"{file.path} is empty once unpacked; there is nothing in it to import")
-    for pattern, found in _FIRST_LINE:
+    for pattern, found in _START:
         if pattern.match(start):
             return found
-    first = start.splitlines()[0][:60].decode(errors="replace")
-    raise BadInput(f"{file.path} begins with {first!r}, which is no format known here; known: {KNOWN}")
+    first = start.splitlines()[0].decode("ascii", "replace")
+    if first == archive.TRADE_CSV_HEADER:
+        return TRADE_CSV
+    if first in (tardis.BOOK, tardis.TRADES, tardis.BEST):
+        return TARDIS
+    if archive.kind_of(first):
+        return ARCHIVE
+    if what := archive.refused(first):
+        raise BadInput(f"{file.path} is Binance archive {what}; it cannot be imported")
+    raise BadInput(f"{file.path} begins with {first[:60]!r}, which is no format known here; known: {KNOWN}")

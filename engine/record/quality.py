@@ -1,0 +1,149 @@
+"""The check of a session: are the bytes those recorded, is anything missing, and does the book agree with the venue."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.errors import BadInput
+from engine.kernel.records import MISSING
+from engine.record.continuity import Findings, Marks, check_depth_chain, check_sequence, check_trade_ids
+from engine.record.coverage import DOWN, coverage
+from engine.record.messages import Messages
+from engine.record.rebuild import EQUAL, LINKED, NOT_COMPARED, REFUSED, SNAPSHOT, UNEQUAL, Rebuild, rebuild
+from engine.record.store import TABLES, Session, file_sha256
+
+MOST_UNEQUAL = 1_000           # one unequal top of the book in this many is let pass: the venue may not quote a removal
+CLOCK_TABLES = ("depth", "trades", "best")
+
+
+def check_session(session: Session | Path | str, progress: Callable[[str], None] | None = None) -> dict:
+    """Return the `check` result of a session; `ok` is true exactly when `problems` is empty, `notes` are for the reader."""
+    say = progress or (lambda stage: None)
+    session = session if isinstance(session, Session) else Session(session)
+    findings = Findings()
+    say("hashes")
+    files, good = _check_files(session, findings)
+    messages = Messages(session, good)
+    _drop_unreadable(messages, findings)
+    say("sequence")
+    sequence = check_sequence(messages, findings)
+    say("ids")
+    marks = Marks(messages)
+    trade_ids, gaps = check_trade_ids(messages, marks, findings)
+    gaps += check_depth_chain(messages, marks, findings)
+    say("book")
+    books = _rebuild_all(messages, marks, findings)
+    say("coverage")
+    shares = coverage(messages, marks, gaps, books)
+    sequence["gaps"] = [{key: value for key, value in gap.items() if key != "around"} for gap in gaps]
+    if gaps:
+        findings.notes.append(f"{len(gaps)} recorded gaps: {', '.join(sorted({g['table'] + ' of ' + g['symbol'] for g in gaps}))}")
+    return {"session": session.id, "ok": not findings.problems, "sequence": sequence, "trade_ids": trade_ids,
+            "book": _book_result(messages, books, findings), "clock": _check_clock(messages, findings), "files": files,
+            "coverage": shares, "problems": findings.problems, "notes": findings.notes}
+
+
+def _check_files(session: Session, findings: Findings) -> tuple[dict, dict[str, list[Path]]]:
+    """Compare every file with the manifest; return the result, and by table the files fit to read."""
+    listed = session.manifest["files"]
+    altered, verified, good = [], 0, {}
+    for relative, facts in sorted(listed.items()):
+        path = session.path / relative
+        if not path.is_file():
+            findings.problems.append(f"{relative} is missing; the manifest lists it")
+        elif file_sha256(path) != facts["sha256"]:
+            altered.append(relative)
+            findings.problems.append(f"{relative} was altered: its SHA-256 is not the one in the manifest; it was left out of the "
+                                     "other checks")
+        else:
+            verified += 1
+            good.setdefault(relative.split("/")[0], []).append(path)
+    present = {path.relative_to(session.path).as_posix() for path in session.path.rglob("*") if path.is_file()}
+    for relative in sorted(present - set(listed) - {"manifest.json"}):
+        findings.problems.append(f"{relative} is in the folder but not in the manifest")
+    return {"verified": verified, "altered": altered}, good
+
+
+def _drop_unreadable(messages: Messages, findings: Findings) -> None:
+    """Leave out files that are not the Parquet they should be, and compare row counts with the manifest."""
+    counts = dict.fromkeys(TABLES, 0)
+    for name, paths in messages.files.items():
+        for path in list(paths):
+            try:
+                schema, rows = pq.read_schema(path), pq.read_metadata(path).num_rows
+            except (pa.ArrowException, OSError) as error:
+                findings.problems.append(f"{path.relative_to(messages.session.path).as_posix()} is not readable Parquet: "
+                                         f"{str(error).splitlines()[0]}")
+                paths.remove(path)
+                continue
+            absent = [column for column in (TABLES[name].names if name in TABLES else []) if column not in schema.names]
+            if absent:
+                findings.problems.append(f"{path.relative_to(messages.session.path).as_posix()} has no column {', '.join(absent)}")
+                paths.remove(path)
+            else:
+                counts[name] = counts.get(name, 0) + rows
+    for name, rows in messages.session.manifest.get("rows", {}).items():
+        if counts.get(name, 0) != rows:
+            findings.problems.append(f"{name} holds {counts.get(name, 0)} readable rows, the manifest says {rows}")
+
+
+def _rebuild_all(messages: Messages, marks: Marks, findings: Findings) -> dict[int, Rebuild]:
+    books = {}
+    for number in np.unique(messages.table("depth")["symbol"]):
+        if number < 0:
+            continue
+        symbol = messages.symbols[number]
+        breaks = np.array([(mark.seq, mark.recv_ns) for mark in marks.of(number, "depth", DOWN)], np.int64).reshape(-1, 2)
+        book = books[int(number)] = rebuild(messages, int(number), breaks)
+        snapshots = np.flatnonzero(book.kind == SNAPSHOT)
+        refused = snapshots[book.link[snapshots] == REFUSED]
+        if not len(snapshots):
+            findings.notes.append(f"depth of {symbol} has no snapshot, so its book cannot be rebuilt")
+        for at in refused[:1]:
+            text = (f"{len(refused)} snapshots of {symbol} do not link to the diffs around them, first at seq {book.seq[at]} with "
+                    f"last update id {book.last_id[at]}")
+            healed = (book.link[snapshots[snapshots > refused[-1]]] == LINKED).any()
+            (findings.notes if healed else findings.problems).append(text)
+    return books
+
+
+def _book_result(messages: Messages, books: dict[int, Rebuild], findings: Findings) -> dict:
+    result = {"compared": 0, "equal": 0, "crossed": 0}
+    for number, book in books.items():
+        symbol = messages.symbols[number]
+        compared, equal = int((book.compared != NOT_COMPARED).sum()), int((book.compared == EQUAL).sum())
+        crossed = np.flatnonzero(book.crossed)
+        result["compared"] += compared
+        result["equal"] += equal
+        result["crossed"] += len(crossed)
+        if equal < compared:
+            first = book.seq[np.flatnonzero(book.compared == UNEQUAL)[0]]
+            text = f"the book of {symbol} differs from the venue's best quotes {compared - equal} times in {compared}, first at seq {first}"
+            (findings.problems if (compared - equal) * MOST_UNEQUAL > compared else findings.notes).append(text)
+        if len(crossed):
+            findings.problems.append(f"the book of {symbol} is crossed {len(crossed)} times, first at seq {book.seq[crossed[0]]}; "
+                                     "a diff is missing or was changed")
+    return result
+
+
+def _check_clock(messages: Messages, findings: Findings) -> dict:
+    """Measure receive time less venue time; a session whose receive time was made from venue time has nothing to measure."""
+    source = messages.session.manifest.get("clock", "receive")
+    parts = []
+    for name in CLOCK_TABLES:
+        table = messages.table(name)
+        known = table["event_ns"] != MISSING
+        parts.append(table["recv_ns"][known] - table["event_ns"][known])
+    apart_ns = np.concatenate(parts)
+    shown = dict.fromkeys(("min", "median", "max"))
+    if source == "event":
+        findings.notes.append("receive times were made from the venue's times, so the clock offset is not known")
+    elif len(apart_ns):
+        shown = {name: round(float(value) / 1e6, 3) for name, value in
+                 (("min", apart_ns.min()), ("median", np.median(apart_ns)), ("max", apart_ns.max()))}
+        if shown["median"] < 0:
+            findings.notes.append(f"the recorder's clock ran {-shown['median']:.0f} ms behind the venue's")
+    return {"source": source, "recv_minus_event_ms": shown}
