@@ -11,7 +11,7 @@ from engine.kernel.market import DECISION, FILL, MARKET, POSITION
 from engine.link import KERNEL, link
 from engine.rules import MODES, Choice, blank
 
-_ORDER = ("market core constants ladders levels pending windows slots slot sweeps sweep_counts samples basis ordered bins usual history "
+_ORDER = ("market core constants ladders levels pending windows slots slot running sweeps sweep_counts samples basis ordered bins usual history "
           "below medians scratch positions active active_count states defaults params modes settings latches actions occasions stops "
           "shares decisions fills counts").split()
 _OUTPUTS = {"decisions", "fills", "counts"}
@@ -62,7 +62,7 @@ def _constants(pairs: list[Pair]) -> np.ndarray:
 
 def _core(n: int) -> np.ndarray:
     rows = np.zeros(n, R.CORE)
-    for name in ("top_id", "tape_from_ns", "mid_from_ns", "last_trade_id", "sweep_event_ns", "sweep_last_id", "sample_ns", "sample_mid2",
+    for name in ("top_id", "tape_from_ns", "mid_from_ns", "last_trade_id", "sample_ns", "sample_mid2",
                  "second_ns", "high2", "low2", "quote_from_ns"):
         rows[name] = R.MISSING
     return rows
@@ -95,6 +95,7 @@ class Run:
             "ladders": np.full((n, 2), 0, R.LADDER), "levels": np.zeros((n, 2, 2, R.LEVELS), np.int64),
             "pending": np.zeros((n, R.PENDING), R.PENDING_ROW), "windows": np.zeros((n, R.N_WINDOWS, R.N_WINDOW), np.int64),
             "slots": np.zeros((n, R.SLOTS, R.N_SLOT), np.int64), "slot": np.zeros((n, R.N_SUMS), np.int64),
+            "running": np.zeros((n, 2), R.SWEEP),
             "sweeps": np.zeros((n, R.SWEEPS), np.uint8), "sweep_counts": np.zeros((n, R.BUCKETS), np.int64),
             "samples": np.zeros((n, R.SAMPLES, 2), np.int64), "basis": np.zeros((n, R.BASIS), np.int64),
             "ordered": np.zeros((n, R.BASIS), np.int64), "bins": np.zeros((n, 2, R.BINS), np.int64),

@@ -32,7 +32,8 @@ def fold_feed(row, market, core):
             core.tape_from_ns = row.recv_ns
             market.cvd_lots = 0
             market.tape_ok = 1
-        core.sweep_last_id = MISSING if broken else core.sweep_last_id
+        if broken:
+            core.last_trade_id = MISSING
     if (stream == MISSING or stream == DEPTH) and broken and core.book_status == BOOK_SYNCED:
         core.book_status = BOOK_BROKEN
         core.book_gaps += 1
@@ -164,8 +165,8 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
 
 
 @numba.njit(cache=True, error_model="numpy")
-def run(events, start, stop, market, core, constants, ladders, levels, pending, windows, slots, slot, sweeps, sweep_counts, samples,
-        basis, ordered, bins, usual, history, below, medians, scratch, positions, active, active_count, states, defaults, params,
+def run(events, start, stop, market, core, constants, ladders, levels, pending, windows, slots, slot, running, sweeps, sweep_counts,
+        samples, basis, ordered, bins, usual, history, below, medians, scratch, positions, active, active_count, states, defaults, params,
         modes, settings, latches, actions, occasions, stops, shares, decisions, fills, counts):
     """Fold events[start:stop]; return the index of the first one not folded, early when an output could fill up.
 
@@ -204,10 +205,9 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 fold_best(row, view, hub, slot, windows, slots)
             elif kind == TRADE:
                 if row.bits & NOT_MARKET:
-                    if row.id == hub.sweep_last_id + 1:
-                        hub.sweep_last_id = row.id
+                    hub.last_trade_id = row.id     # no trade, yet its id is no hole either
                     continue
-                fold_trade(row, view, hub, constants[s], slot, sweeps, sweep_counts)
+                fold_trade(row, view, hub, constants[s], slot, running, sweeps, sweep_counts)
                 refresh_flow(view, windows, slot, hub, s)
             elif kind == QUOTE:
                 if row.side > 0:

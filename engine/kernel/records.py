@@ -92,6 +92,8 @@ LADDER = record([
 
 PENDING_ROW = record([("price_ticks", "i8"), ("qty_lots", "i8"), ("id", "i8"), ("prev_id", "i8"), ("side", "i8"), ("bits", "i8")])
 
+SWEEP = record([("event_ns", "i8"), ("first_id", "i8"), ("ticklots", "i8"), ("number", "i8"), ("largest_ticklots", "i8")])
+
 SYMBOL = record([              # constants of one symbol, set by the owner of the arrays
     ("ticklots_per_usd", "f8"),
     ("medium_ticklots", "i8"), ("large_ticklots", "i8"), ("whale_ticklots", "i8"),
@@ -117,8 +119,7 @@ CORE = record([
     ("book_gaps", "i8"), ("book_crossed", "i8"), ("snapshots_refused", "i8"), ("book_frames", "i8"), ("book_old", "i8"),
     ("top_id", "i8"), ("row_bid_ticks", "i8"), ("row_bid_lots", "i8"), ("row_id", "i8"),
     ("slot_count", "i8"), ("tape_from_ns", "i8"), ("mid_from_ns", "i8"), ("last_trade_id", "i8"),
-    ("sweep_side", "i8"), ("sweep_event_ns", "i8"), ("sweep_last_id", "i8"), ("sweep_ticklots", "i8"), ("sweep_first_id", "i8"),
-    ("sweep_count", "i8"), ("sweep_ring", "i8"), ("sweep_tier", "i8"),
+    ("sweep_count", "i8"), ("sweep_ring", "i8"),
     ("sample_count", "i8"), ("sample_ns", "i8"), ("sample_mid2", "i8"), ("sample_cvd", "i8"),
     ("sum_n", "i8"), ("sum_mm", "i8"), ("sum_cc", "i8"), ("sum_mc", "i8"),
     ("reference_count", "i8"), ("bin_ticks", "i8"),

@@ -42,7 +42,7 @@ def bucket_floor(bucket):
 
 
 @register_jitable
-def fold_trade(row, market, core, constants, slot, sweeps, sweep_counts):
+def fold_trade(row, market, core, constants, slot, running, sweeps, sweep_counts):
     """Fold one market trade into the open slot and the sweep it belongs to."""
     side = row.side
     lots = row.qty_lots
@@ -54,6 +54,7 @@ def fold_trade(row, market, core, constants, slot, sweeps, sweep_counts):
     if core.tape_from_ns == MISSING:
         core.tape_from_ns = row.recv_ns
         market.cvd_lots = 0
+        market.tape_ok = 1
     big = value >= constants.medium_ticklots
     if side > 0:
         slot[s, BUY] += lots
@@ -70,57 +71,61 @@ def fold_trade(row, market, core, constants, slot, sweeps, sweep_counts):
             slot[s, BIG_SELLS] += 1
             slot[s, BIG_SELL_VALUE] += value
     slot[s, TRADES] += 1
-    fold_sweep(row, value, market, core, constants, sweeps, sweep_counts)
+    # Both sides may trade in one instant; a hole in the ids ends what was running.
+    if row.id != MISSING and core.last_trade_id != MISSING and row.id != core.last_trade_id + 1:
+        end_sweep(s, core, running[s, 0], sweeps, sweep_counts)
+        end_sweep(s, core, running[s, 1], sweeps, sweep_counts)
+    core.last_trade_id = row.id
+    fold_sweep(row, value, market, core, constants, running[s, 0 if side > 0 else 1], sweeps, sweep_counts)
 
 
 @register_jitable
-def fold_sweep(row, value, market, core, constants, sweeps, sweep_counts):
-    """Extend the running sweep, or close it and start another; raise a whale while its size is at or over the large tier."""
-    same = (row.side == core.sweep_side and row.event_ns == core.sweep_event_ns and row.event_ns != MISSING
-            and (row.id == core.sweep_last_id + 1 or row.id == MISSING))
-    if not same:
-        if core.sweep_side != 0:
-            close_sweep(row.symbol, core, sweeps, sweep_counts)
-        core.sweep_side = row.side
-        core.sweep_event_ns = row.event_ns
-        core.sweep_first_id = row.id
-        core.sweep_ticklots = 0
+def fold_sweep(row, value, market, core, constants, sweep, sweeps, sweep_counts):
+    """Extend this side's sweep, or end it and start another; show a whale while its size is at or over the large tier."""
+    if row.event_ns == MISSING or row.event_ns != sweep.event_ns or sweep.ticklots == 0:
+        end_sweep(row.symbol, core, sweep, sweeps, sweep_counts)
         core.sweep_count += 1
-        core.sweep_tier = 0
-    core.sweep_last_id = row.id
-    core.sweep_ticklots += value
+        sweep.number = core.sweep_count
+        sweep.event_ns = row.event_ns
+        sweep.first_id = row.id
+    before = sweep.ticklots
+    sweep.ticklots += value
+    if value > sweep.largest_ticklots:
+        sweep.largest_ticklots = value
     if value >= constants.whale_ticklots:
         market.whale_prints += 1
-    if core.sweep_ticklots < constants.large_ticklots:
+    if sweep.ticklots < constants.large_ticklots:
         return
-    usd = core.sweep_ticklots / constants.ticklots_per_usd
-    if core.sweep_tier < 2 and core.sweep_ticklots >= constants.whale_ticklots:
-        core.sweep_tier = 2
+    if before < constants.whale_ticklots and sweep.ticklots >= constants.whale_ticklots:
         market.whale_sweeps += 1
+    usd = sweep.ticklots / constants.ticklots_per_usd
     if not market.whale_largest_usd >= usd:
         market.whale_largest_usd = usd
-    print_usd = value / constants.ticklots_per_usd
-    if market.whale_id != core.sweep_count or not market.whale_print_usd >= print_usd:
-        market.whale_print_usd = print_usd
-    market.whale_id = core.sweep_count
-    market.whale_side = core.sweep_side
+    market.whale_id = sweep.number
+    market.whale_side = row.side
     market.whale_usd = usd
+    market.whale_print_usd = sweep.largest_ticklots / constants.ticklots_per_usd
     market.whale_usd_per_lot = row.price_ticks / constants.ticklots_per_usd
     market.whale_ns = row.recv_ns
     market.whale_ticks = row.price_ticks
-    market.whale_trade_id = core.sweep_first_id
+    market.whale_trade_id = sweep.first_id
 
 
 @register_jitable
-def close_sweep(s, core, sweeps, sweep_counts):
+def end_sweep(s, core, sweep, sweeps, sweep_counts):
     """Count a finished sweep among the past ones, forgetting the oldest when the ring is full."""
+    if sweep.ticklots == 0:
+        return
     place = core.sweep_ring & (SWEEPS - 1)
     if core.sweep_ring >= SWEEPS:
         sweep_counts[s, sweeps[s, place]] -= 1
-    bucket = bucket_of(core.sweep_ticklots)
+    bucket = bucket_of(sweep.ticklots)
     sweeps[s, place] = bucket
     sweep_counts[s, bucket] += 1
     core.sweep_ring += 1
+    sweep.ticklots = 0
+    sweep.largest_ticklots = 0
+    sweep.event_ns = MISSING
 
 
 @register_jitable
