@@ -61,7 +61,10 @@ class Instrument:
 
 
 def _steps(text: str, step: str, what: str, unit: str) -> int:
-    steps = Fraction(text) / Fraction(step)
+    try:
+        steps = Fraction(Decimal(text)) / Fraction(step)
+    except (ArithmeticError, ValueError):
+        raise BadInput(f"{what} {text!r} is not a decimal number") from None
     if steps.denominator != 1:
         raise BadInput(f"{what} {text} is not a whole number of {unit}s of {step}")
     return steps.numerator

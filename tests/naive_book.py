@@ -19,45 +19,51 @@ class Message(NamedTuple):
 
 
 class NaiveBook:
-    """Two dicts and the numbered rules: buffer, snapshot, drop what is older, then an unbroken chain or nothing."""
+    """Two dicts and the numbered rules: a snapshot, drop what is older, then an unbroken chain or nothing."""
 
     def __init__(self, strict: bool) -> None:
         self.strict = strict           # USD-M: pu must equal the u before; spot: U may not pass it by more than one
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
-        self.buffer: list[Message] = []
-        self.synced = False
-        self.linked = False
+        self.diffs: list[Message] = []
+        self.synced = self.chained = False
         self.last_id = -1
-        self.gaps = 0
+        self.gaps = self.refused = 0
 
     def take(self, message: Message) -> Iterator[Message]:
-        """Yield each diff as soon as the book stands after it."""
-        if message.snapshot:
-            self.bids, self.asks = {}, {}
-            self._set(message.levels)
-            self.last_id, self.synced, self.linked = message.last_id, True, False
-            waiting, self.buffer = self.buffer, []
-            for diff in waiting:
+        """Yield each diff as soon as the book stands after it; a snapshot that does not link changes nothing."""
+        if not message.snapshot:
+            self.diffs.append(message)
+            if self.synced:
+                yield from self._apply(message)
+            return
+        trial = NaiveBook(self.strict)
+        trial._set(message.levels)
+        trial.last_id, trial.synced = message.last_id, True
+        for diff in self.diffs:
+            for _ in trial._apply(diff):
+                pass
+        if trial.gaps:
+            self.refused += 1
+            return
+        self.bids, self.asks = {}, {}
+        self._set(message.levels)
+        self.last_id, self.synced, self.chained = message.last_id, True, False
+        for diff in self.diffs:
+            if self.synced:
                 yield from self._apply(diff)
-        elif self.synced:
-            yield from self._apply(message)
-        else:
-            self.buffer.append(message)
 
     def _apply(self, diff: Message) -> Iterator[Message]:
-        first_of_strict = self.strict and not self.linked
-        if not self.synced:
-            self.buffer.append(diff)
-        elif diff.last_id < self.last_id or (diff.last_id == self.last_id and not first_of_strict):
+        first_of_strict = self.strict and not self.chained
+        if diff.last_id < self.last_id or (diff.last_id == self.last_id and not first_of_strict):
             return
-        elif (diff.prev_id == self.last_id) if self.strict and self.linked else (diff.prev_id <= self.last_id):
+        if (diff.prev_id == self.last_id) if self.strict and self.chained else (diff.prev_id <= self.last_id):
             self._set(diff.levels)
-            self.last_id, self.linked = diff.last_id, True
+            self.last_id, self.chained = diff.last_id, True
             yield diff
         else:
             self.gaps += 1
-            self.synced, self.buffer = False, [diff]
+            self.synced = False
 
     def _set(self, levels: list[tuple[int, int, int]]) -> None:
         for side, price, quantity in levels:
@@ -76,20 +82,18 @@ class NaiveBook:
 
 
 def compare(messages: Iterable[Message], quotes: dict[int, set[tuple]], strict: bool) -> dict:
-    """Compare the top after each applied diff with the venue's best quotes of the newest update id not above the diff's."""
-    book, found, ids = NaiveBook(strict), {"compared": 0, "equal": 0, "crossed": 0, "applied": 0}, sorted(quotes)
+    """Compare the top after each applied diff with the venue's best quotes of the newest id not above its own."""
+    book, ids, seen = NaiveBook(strict), sorted(quotes), {}
     for message in messages:
         for diff in book.take(message):
-            top = book.best()
-            found["applied"] += 1
-            if top and top[0] >= top[2]:
-                found["crossed"] += 1
+            top, place = book.best(), bisect_right(ids, diff.last_id)
+            crossed = top is not None and top[0] >= top[2]
+            if crossed:
                 book.synced = False
-            place = bisect_right(ids, diff.last_id)
-            if place:
-                found["compared"] += 1
-                found["equal"] += top in quotes[ids[place - 1]]
-    return {**found, "gaps": book.gaps}
+            # a diff applied again on a fresh snapshot is judged again, not counted twice
+            seen[diff.last_id] = crossed, place > 0, place > 0 and top in quotes[ids[place - 1]]
+    crossed, compared, equal = (sum(outcome[i] for outcome in seen.values()) for i in range(3))
+    return {"applied": len(seen), "crossed": crossed, "compared": compared, "equal": equal}
 
 
 def session_messages(session: Session, symbol: str) -> list[Message]:
@@ -112,5 +116,6 @@ def session_quotes(session: Session, symbol: str) -> dict[int, set[tuple]]:
     quotes = defaultdict(set)
     for row in session.table("best").to_pylist():
         if row["symbol"] == symbol:
-            quotes[row["update_id"]].add((row["bid_price_ticks"], row["bid_qty_lots"], row["ask_price_ticks"], row["ask_qty_lots"]))
+            bid, ask = ((row[f"{side}_price_ticks"], row[f"{side}_qty_lots"]) for side in ("bid", "ask"))
+            quotes[row["update_id"]].add(bid + ask)
     return dict(quotes)

@@ -51,8 +51,8 @@ class _Market:
         previous = self.update_id
         first = previous + 1 if self.venue == "binance_spot" else previous + self.rng.randint(1, 9)
         self.update_id = first + self.rng.randint(0, 20)
-        levels = [(side, price, lots) for (side, price), lots in sorted(changes.items(), reverse=True)] or [(1, None, None)]
-        return _frame(levels, 0, first_id=first, last_id=self.update_id, prev_id=previous)
+        levels = [(side, price, lots) for (side, price), lots in sorted(changes.items(), reverse=True)]
+        return _frame(levels or [(1, None, None)], 0, first_id=first, last_id=self.update_id, prev_id=previous)
 
     def snapshot(self) -> list[dict]:
         """Return the rows of a full snapshot at the present update id."""
@@ -70,8 +70,9 @@ class _Market:
         """Return a trade at the best price of a random side."""
         self.trade_id += 1
         side = self.rng.choice((1, -1))
-        return [dict(price_ticks=min(self.asks) if side > 0 else max(self.bids), qty_lots=self.rng.randint(1, 500), side=side,
-                     trade_id=self.trade_id, first_id=None, last_id=None, bits=0)]
+        price = min(self.asks) if side > 0 else max(self.bids)
+        return [dict(price_ticks=price, qty_lots=self.rng.randint(1, 500), side=side, trade_id=self.trade_id,
+                     first_id=None, last_id=None, bits=0)]
 
 
 def _frame(levels: list[tuple], bits: int, **ids: int | None) -> list[dict]:
@@ -81,7 +82,8 @@ def _frame(levels: list[tuple], bits: int, **ids: int | None) -> list[dict]:
     return rows
 
 
-def tiny_rows(symbols: tuple[str, ...] = ("BTCUSDT",), venue: str = "binance_usdm", steps: int = 200, seed: int = 1) -> Rows:
+def tiny_rows(symbols: tuple[str, ...] = ("BTCUSDT",), venue: str = "binance_usdm", steps: int = 200,
+              seed: int = 1) -> Rows:
     """Return the rows of every table: `steps` steps of 100 ms, seq dense from 1, a timer row each second."""
     rng = random.Random(seed)
     rows: Rows = {name: [] for name in TABLES}
@@ -127,10 +129,43 @@ def write_session(data: Path, rows: Rows, session_id: str = "tiny", venue: str =
     return writer.finish({**facts, **manifest})
 
 
-def tiny_session(data: Path, session_id: str = "tiny", symbols: tuple[str, ...] = ("BTCUSDT",), venue: str = "binance_usdm",
-                 steps: int = 200, seed: int = 1, edit: Callable[[Rows], None] | None = None, **manifest: object) -> Path:
+def tiny_session(data: Path, session_id: str = "tiny", symbols: tuple[str, ...] = ("BTCUSDT",),
+                 venue: str = "binance_usdm", steps: int = 200, seed: int = 1,
+                 edit: Callable[[Rows], None] | None = None, **manifest: object) -> Path:
     """Write a valid little session under `data/sessions`; `edit` changes the rows before they are written."""
     rows = tiny_rows(symbols, venue, steps, seed)
     if edit:
         edit(rows)
     return write_session(data, rows, session_id, venue, symbols, **manifest)
+
+
+def insert_message(rows: Rows, table: str, at_seq: int, made: list[dict]) -> None:
+    """Put a message in at a seq, half way in time between its neighbours; it and all later ones move up by one."""
+    times = {row["seq"]: row["recv_ns"] for part in rows.values() for row in part}
+    recv_ns = (times.get(at_seq - 1, times[at_seq] - 2) + times[at_seq]) // 2
+    for part in rows.values():
+        for row in part:
+            row["seq"] += row["seq"] >= at_seq
+    rows[table] += [{**dict(seq=at_seq, recv_ns=recv_ns, event_ns=None, symbol=None), **row} for row in made]
+    rows[table].sort(key=lambda row: row["seq"])
+
+
+def insert_feed(rows: Rows, at_seq: int, code: str, stream: str = "", symbol: str | None = None,
+                from_id: int | None = None, to_id: int | None = None) -> None:
+    """Put a feed row in at a seq."""
+    row = dict(symbol=symbol, code=code, stream=stream, from_id=from_id, to_id=to_id, detail="")
+    insert_message(rows, "feed", at_seq, [row])
+
+
+def remove_message(rows: Rows, seq: int) -> None:
+    """Take a message out as if it had never been received; all later ones move down by one."""
+    for name, part in rows.items():
+        rows[name] = [row for row in part if row["seq"] != seq]
+        for row in rows[name]:
+            row["seq"] -= row["seq"] > seq
+
+
+def message_seqs(rows: Rows, table: str, symbol: str = "BTCUSDT") -> list[int]:
+    """Return the seq of each message of a table and symbol, in order; snapshots left out."""
+    own = [row for row in rows[table] if row["symbol"] == symbol and not row.get("bits", 0) & SNAPSHOT_LEVEL]
+    return sorted({row["seq"] for row in own})

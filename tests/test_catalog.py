@@ -64,7 +64,8 @@ def _shorten(path: Path) -> None:
     (lambda path: (path / "depth" / "00000.parquet").unlink(), ["depth", "missing"]),
     (_shorten, ["trades", "bytes"]),
 ])
-def test_damage_is_named_and_hides_no_other_session(tmp_path: Path, damage: Callable[[Path], None], words: list[str]) -> None:
+def test_damage_is_named_and_hides_no_other_session(tmp_path: Path, damage: Callable[[Path], None],
+                                                    words: list[str]) -> None:
     path = tiny_session(tmp_path, "broken", steps=10)
     tiny_session(tmp_path, "whole", steps=10)
     damage(path)

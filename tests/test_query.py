@@ -33,12 +33,14 @@ def test_prices_and_quantities_are_exact_decimals(session: Session) -> None:
 
 
 def test_each_symbol_has_its_own_scale(tmp_path: Path) -> None:
-    two = [dict(symbol="BTCUSDT", venue="binance_usdm", tick_size="0.10", lot_size="0.001", price_decimals=2, qty_decimals=3),
-           dict(symbol="ETHUSDT", venue="binance_usdm", tick_size="0.00000001", lot_size="10", price_decimals=8, qty_decimals=0)]
+    venue = dict(venue="binance_usdm", price_decimals=8, qty_decimals=3)
+    two = [dict(symbol="BTCUSDT", tick_size="0.10", lot_size="0.001", **venue),
+           dict(symbol="ETHUSDT", tick_size="0.00000001", lot_size="10", **venue)]
 
     def edit(rows: dict) -> None:
-        rows["trades"] = [{**rows["trades"][0], "seq": 10_000 + i, "symbol": symbol, "price_ticks": ticks, "qty_lots": 7}
-                          for i, (symbol, ticks) in enumerate([("BTCUSDT", 614_803), ("ETHUSDT", 2**62 + 1)])]
+        first = rows["trades"][0] | {"qty_lots": 7}
+        rows["trades"] = [first | {"seq": 10_000, "symbol": "BTCUSDT", "price_ticks": 614_803},
+                          first | {"seq": 10_001, "symbol": "ETHUSDT", "price_ticks": 2**62 + 1}]
 
     session = Session(tiny_session(tmp_path, symbols=("BTCUSDT", "ETHUSDT"), steps=5, edit=edit, instruments=two))
     _, rows = run_sql(session, "SELECT price, qty FROM trades ORDER BY seq")
@@ -46,7 +48,8 @@ def test_each_symbol_has_its_own_scale(tmp_path: Path) -> None:
 
 
 def test_best_quotes_and_sides_have_decimals(session: Session) -> None:
-    bid, bid_ticks, ask, ask_ticks = one(session, "SELECT bid_price, bid_price_ticks, ask_price, ask_price_ticks FROM best LIMIT 1")
+    names = "bid_price, bid_price_ticks, ask_price, ask_price_ticks"
+    bid, bid_ticks, ask, ask_ticks = one(session, f"SELECT {names} FROM best LIMIT 1")
     assert (bid, ask) == (bid_ticks * Decimal("0.1"), ask_ticks * Decimal("0.1"))
 
 
@@ -78,8 +81,9 @@ def test_a_wrong_query_is_one_sentence(session: Session, query: str, words: list
 
 
 @pytest.mark.parametrize("query", [
-    "COPY trades TO '{out}/stolen.csv'", "COPY trades TO '{own}'", "EXPORT DATABASE '{out}/all'", "ATTACH '{out}/other.db'",
-    "INSTALL httpfs", "LOAD httpfs", "SET enable_external_access = true", "PRAGMA enable_profiling", "CREATE TABLE t AS SELECT 1",
+    "COPY trades TO '{out}/stolen.csv'", "COPY trades TO '{own}'", "EXPORT DATABASE '{out}/all'",
+    "ATTACH '{out}/other.db'", "INSTALL httpfs", "LOAD httpfs", "SET enable_external_access = true",
+    "PRAGMA enable_profiling", "CREATE TABLE t AS SELECT 1",
     "SELECT * FROM read_csv('{secret}')", "SELECT * FROM read_text('{secret}')", "SELECT * FROM '{secret}'",
     "SELECT * FROM glob('{out}/*')", "SELECT * FROM read_parquet('{out}/other.parquet')", "CALL pragma_version()",
 ])
@@ -89,10 +93,11 @@ def test_there_is_no_way_out(session: Session, tmp_path: Path, query: str) -> No
     own = session.files("trades")[0]
     before = own.read_bytes()
     with pytest.raises(BadInput):
-        run_sql(session, query.format(out=tmp_path.as_posix(), own=own.as_posix().replace("'", "''"), secret=secret.as_posix()))
+        own_text = own.as_posix().replace("'", "''")
+        run_sql(session, query.format(out=tmp_path.as_posix(), own=own_text, secret=secret.as_posix()))
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"] and own.read_bytes() == before
 
 
 def test_reading_helpers_work(session: Session) -> None:
     assert "price" in [row[0] for row in run_sql(session, "DESCRIBE trades")[1]]
-    assert run_sql(session, "WITH t AS (FROM trades) SELECT count(*) FROM t")[1] == [(session.table("trades").num_rows,)]
+    assert one(session, "WITH t AS (FROM trades) SELECT count(*) FROM t") == (session.table("trades").num_rows,)

@@ -1,9 +1,10 @@
 """The book of the synthetic market: levels around the price, the changes each depth message carries, and snapshots.
 
-Levels stand on a grid of irregular ticks, about a thousand a side within 1.3 % of the price, plus the best prices wherever they
-are. What a level holds is drawn anew when price passes it and, more often the nearer it is, at random: its quantity is a hump in
-the distance times noise that is a pure function of (level, message), so a planted void or wall changes only its own levels.
-Asks are computed as bids of the reflected price, so both sides are alike to the last digit.
+Levels stand on a grid of irregular ticks, about a thousand a side within 1.3 % of the price, plus the best prices
+wherever they are. What a level holds is drawn anew when price passes it and, more often the nearer it is, at random:
+its quantity is a hump in the distance times noise that is a pure function of (level, message), so a planted void or
+wall changes only its own levels. Asks are computed as bids of the reflected price, so both sides are alike to the
+last digit.
 """
 
 import math
@@ -79,7 +80,7 @@ def frame_times(config: MarketConfig) -> np.ndarray:
 
 
 class _Levels:
-    """The grid of levels and what each holds, seen from the bid side; for asks `mirror` is -1 and every price is negated."""
+    """The grid of levels and what each holds; seen from the asks `mirror` is -1 and every price is negated."""
 
     def __init__(self, config: MarketConfig, path: PricePath):
         self.bp_ticks = config.bp_ticks
@@ -98,7 +99,8 @@ class _Levels:
         distance = np.abs(best - ticks) / (self.bp_ticks * HUMP_BPS)
         return self.median_lots * (0.35 + distance * np.exp(1 - distance))
 
-    def lots(self, index: np.ndarray, ticks: np.ndarray, frame: np.ndarray, best: np.ndarray, mirror: int) -> np.ndarray:
+    def lots(self, index: np.ndarray, ticks: np.ndarray, frame: np.ndarray, best: np.ndarray,
+             mirror: int) -> np.ndarray:
         """Return what levels hold when drawn at a message; the same level and message always give the same."""
         place = (self.number[index] * 40_503 + frame * 7_919 + (1 + mirror) * 31) & (_TABLE - 1)
         return np.maximum(1, np.rint(self.usual_lots(best, ticks) * self.noise[place])).astype(np.int64)
@@ -111,11 +113,13 @@ def build(config: MarketConfig, path: PricePath, plants: list[Plant]) -> tuple[B
     levels = _Levels(config, path)
     overlays = [overlay for index, plant in enumerate(plants) if isinstance(plant, (Void, Wall))
                 for overlay in [_overlay(config, path, levels, frame_ns, index, plant)]]
-    sides = [_side(config, levels, path, frame_row, mirror, [o for o in overlays if o.side == mirror]) for mirror in (1, -1)]
+    sides = [_side(config, levels, path, frame_row, mirror, [overlay for overlay in overlays if overlay.side == mirror])
+             for mirror in (1, -1)]
     return Book(frame_ns, frame_row, *sides), overlays
 
 
-def _overlay(config, path: PricePath, levels: _Levels, frame_ns: np.ndarray, index: int, plant: Void | Wall) -> Overlay:
+def _overlay(config: MarketConfig, path: PricePath, levels: _Levels, frame_ns: np.ndarray, index: int,
+             plant: Void | Wall) -> Overlay:
     """Fix a plant to prices: those at its distance from the best price when it begins."""
     from_ns = config.start_ns + round(plant.at_s * _NS)
     to_ns = from_ns + round(plant.duration_s * _NS)
@@ -144,7 +148,8 @@ def _ranges(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return frame, low[frame] + within
 
 
-def _side(config, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirror: int, overlays: list[Overlay]) -> Changes:
+def _side(config: MarketConfig, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirror: int,
+          overlays: list[Overlay]) -> Changes:
     """Return all level changes of one side; prices here are mirrored so that the book lies below `best`."""
     ticks = levels.ticks if mirror > 0 else -levels.ticks[::-1]
     number = np.arange(len(ticks)) if mirror > 0 else len(ticks) - 1 - np.arange(len(ticks))
@@ -156,8 +161,9 @@ def _side(config, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirro
     was, was_below = np.concatenate([best[:1], best[:-1]]), np.concatenate([below[:1], below[:-1]])
 
     draw = config.stream(f"redrawn levels {mirror}")
-    offset = np.exp(draw.random((len(frame_row), config.level_updates_per_side)) * math.log(SNAPSHOT_LEVELS)).astype(np.int64)
-    redrawn = (np.repeat(1 + np.arange(len(frame_row)), config.level_updates_per_side), (below[1:, None] - offset).ravel())
+    updates = config.level_updates_per_side
+    offset = np.exp(draw.random((len(frame_row), updates)) * math.log(SNAPSHOT_LEVELS)).astype(np.int64)
+    redrawn = (np.repeat(1 + np.arange(len(frame_row)), updates), (below[1:, None] - offset).ravel())
     first = (np.zeros(LEVELS_A_SIDE, np.int64), below[0] - 1 - np.arange(LEVELS_A_SIDE))
     place, index = (np.concatenate(part) for part in zip(first, redrawn, _ranges(was_below, below)))
     lots = levels.lots(number[index], ticks[index], place, best[place], mirror)
@@ -174,7 +180,7 @@ def _side(config, levels: _Levels, path: PricePath, frame_row: np.ndarray, mirro
 
 
 def _overlaid(overlays, ticks, below, place, index, lots, mirror: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Change what planted levels hold while they last; at both ends each level in the book is set from its own last draw."""
+    """Change what planted levels hold while they last; at both ends each one is set from its own last draw."""
     spans = []
     for overlay in overlays:
         low, high = sorted((mirror * overlay.low_ticks, mirror * overlay.high_ticks))

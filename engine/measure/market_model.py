@@ -4,18 +4,20 @@ Signs persist (a Markov chain), sizes are heavy-tailed, activity clusters; one s
 
     step = impact * weight * (s - E[s | past]) + noise + planted drift
 
-so every rule sees real flow, whales and impact, while no causal rule has an edge: given the past, the surprise has mean zero, and
-so has the noise (Madhavan, Richardson and Roomans 1997; Lillo and Farmer 2004).
+so every rule sees real flow, whales and impact, while no causal rule has an edge: given the past, the surprise has
+mean zero, and so has the noise (Madhavan, Richardson and Roomans 1997; Lillo and Farmer 2004).
 
-The price has to stay a martingale on the tick grid. Rounding the price, in whatever way, does not do it: what was rounded away
-now comes back later, so a tick up would foretell a tick down. Here each *step* is rounded, up or down at random with the chances
-that keep its mean (`floor(step + U)`), and the price is the sum of whole steps. The spread is symmetric about the price and the
-book is drawn from noise that knows no future step, so the mid is an exact martingale whatever a rule looks at.
-Prints do not deplete the displayed quantities, and the noise of the book does not move the price.
+The price has to stay a martingale on the tick grid. Rounding the price, in whatever way, does not do it: what was
+rounded away now comes back later, so a tick up would foretell a tick down. Here each *step* is rounded, up or down at
+random with the chances that keep its mean (`floor(step + U)`), and the price is the sum of whole steps. The spread is
+symmetric about the price and the book is drawn from noise that knows no future step, so the mid is an exact
+martingale whatever a rule looks at. Prints do not deplete the displayed quantities, and the noise of the book does
+not move the price.
 """
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -85,12 +87,16 @@ class MarketConfig:
         _require(0.0 <= self.impact_share <= 1.0, "impact_share", self.impact_share, "lie in [0, 1]")
         _require(self.quotes_per_s > self.trades_per_s, "quotes_per_s", self.quotes_per_s, "be above trades_per_s")
         _require(self.frames_per_s <= 100, "frames_per_s", self.frames_per_s, "be at most 100")
-        _require(self.snapshot_after_s + 1.0 <= self.duration_s, "snapshot_after_s", self.snapshot_after_s,
-                 "leave at least a second of the session after it")
+        _require((self.duration_s - self.snapshot_after_s) * self.frames_per_s >= 10, "duration_s", self.duration_s,
+                 f"leave room for 10 depth messages after the snapshot at {self.snapshot_after_s:g} s")
+        for name in ("symbol", "broker_symbol"):
+            _require(getattr(self, name).isalnum(), name, repr(getattr(self, name)), "be letters and digits")
         _require(self.start_ns % 1_000_000 == 0, "start_ns", self.start_ns, "be a whole millisecond")
         range_bps = 6 * self.sigma_bps_per_sqrt_s * math.sqrt(self.duration_s)
         _require(range_bps < 2_000, "sigma_bps_per_sqrt_s", self.sigma_bps_per_sqrt_s,
                  f"keep six standard deviations of the session ({range_bps:.0f} bps) under 2000 bps")
+        _require(re.fullmatch(r"\d+(\.\d+)?", self.start_price) is not None, "start_price", repr(self.start_price),
+                 "be decimal text such as 60000.00")
         _require(self.start_ticks >= 10_000, "start_price", self.start_price, "be at least 1000.00")
         for plant in self.plants:
             plant.check(self.duration_s)
@@ -130,7 +136,7 @@ class MarketConfig:
         return Fraction(self.start_price) * Fraction(instrument(self.symbol).lot_size)
 
     def stream(self, purpose: str) -> np.random.Generator:
-        """Return the random numbers kept for one purpose; those of another purpose do not depend on how many are taken."""
+        """Return the random numbers kept for one purpose; how many are taken does not touch those of another."""
         key = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, key])))
 
@@ -176,9 +182,9 @@ def simulate(config: MarketConfig, effects: FlowEffects) -> PricePath:
     extra = effects.prints()
     at = np.searchsorted(time_ns, extra["time_ns"], side="right")
     base = np.insert(np.arange(len(step)), at, at - 1)     # a planted print keeps the spread and sizes it finds
+    names = ("time_ns", "side", "qty_lots", "step", "rounding", "plant")
     time_ns, side, qty_lots, step, rounding, plant = (
-        np.insert(own, at, extra[name]) for own, name in
-        ((time_ns, "time_ns"), (side, "side"), (qty_lots, "qty_lots"), (step, "step"), (rounding, "rounding"), (plant, "plant")))
+        np.insert(own, at, extra[name]) for own, name in zip((time_ns, side, qty_lots, step, rounding, plant), names))
     step[1:] += np.diff(effects.drift_ticks(time_ns))
     price = config.start_ticks + np.cumsum(np.floor(step + rounding).astype(np.int64))
     return _quotes(config, time_ns, side, qty_lots, plant, price, base)
@@ -201,10 +207,12 @@ def _arrivals(config: MarketConfig, purpose: str, per_s: float) -> np.ndarray:
     return config.start_ns + 1 + (times_s * _NS).astype(np.int64)
 
 
-def _flow(config: MarketConfig, effects: FlowEffects, trade_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _flow(config: MarketConfig, effects: FlowEffects,
+          trade_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return side, size in lots and price step in ticks of the market's own prints."""
     normal = config.stream("sizes").standard_normal(len(trade_ns))
-    lots = np.minimum(config.size_median_lots * np.exp(config.size_log_sigma * normal), SIZE_CAP_Q999 * config.size_q999_lots)
+    lots = np.minimum(config.size_median_lots * np.exp(config.size_log_sigma * normal),
+                      SIZE_CAP_Q999 * config.size_q999_lots)
     bias, memory, growth = effects.flow_at(trade_ns)
     pull = (2 * config.flow_persistence - 1) * memory
     sides, surprises, last = [], [], 1
@@ -214,7 +222,7 @@ def _flow(config: MarketConfig, effects: FlowEffects, trade_ns: np.ndarray) -> t
         last = 1 if draw < (1 + expected) / 2 else -1
         sides.append(last)
         surprises.append(last - expected)
-    weight = np.sqrt(lots / config.size_median_lots)       # chosen apart from the side, so the mean of the step stays zero
+    weight = np.sqrt(lots / config.size_median_lots)       # drawn apart from the side: the mean of the step stays zero
     qty_lots = np.maximum(1, np.rint(lots * growth)).astype(np.int64)
     return np.array(sides, np.int64), qty_lots, config.impact_ticks * weight * np.array(surprises)
 

@@ -1,4 +1,4 @@
-"""The synthetic market as text: capture lines as a USD-M recorder writes them, and MetaTrader 5 ticks as a collector saves them."""
+"""The synthetic market as text: a recorder's USD-M capture lines, and a collector's MetaTrader 5 ticks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +60,8 @@ def best_lines(config: MarketConfig, path: PricePath, ids: UpdateIds) -> list[st
     head = f'{{"stream":"{config.symbol.lower()}@bookTicker","data":{{"e":"bookTicker","u":'
     columns = (texts(path.bid_ticks, venue.price_text), texts(path.bid_lots, venue.qty_text),
                texts(path.ask_ticks, venue.price_text), texts(path.ask_lots, venue.qty_text))
-    return [f'{head}{u},"s":"{config.symbol}","b":"{bid}","B":"{bid_qty}","a":"{ask}","A":"{ask_qty}","T":{ms},"E":{ms}}}}}'
+    return [f'{head}{u},"s":"{config.symbol}","b":"{bid}","B":"{bid_qty}","a":"{ask}","A":"{ask_qty}",'
+            f'"T":{ms},"E":{ms}}}}}'
             for u, ms, bid, bid_qty, ask, ask_qty in zip(ids.best.tolist(), (path.time_ns // _MS).tolist(), *columns)]
 
 
@@ -87,12 +88,13 @@ def depth_lines(config: MarketConfig, book: Book, ids: UpdateIds) -> list[str]:
         edges = np.searchsorted(changes.frame, np.arange(len(book.frame_ns) + 1)).tolist()
         sides.append([",".join(pairs[low:high]) for low, high in zip(edges, edges[1:])])
     columns = zip((book.frame_ns // _MS).tolist(), ids.first.tolist(), ids.last.tolist(), ids.previous.tolist(), *sides)
-    return [f'{head}{ms},"T":{ms},"s":"{config.symbol}","U":{first},"u":{last},"pu":{previous},"b":[{bids}],"a":[{asks}]}}}}'
+    return [f'{head}{ms},"T":{ms},"s":"{config.symbol}","U":{first},"u":{last},"pu":{previous},'
+            f'"b":[{bids}],"a":[{asks}]}}}}'
             for ms, first, last, previous, bids, asks in columns]
 
 
 def snapshot_line(config: MarketConfig, book: Book, ids: UpdateIds, frame: int) -> str:
-    """Return the REST body of the book after a depth message; its id lies inside the next one, as the venue's rule asks."""
+    """Return the REST body of the book after a depth message; its id lies inside the next, as the venue's rule asks."""
     venue = instrument(config.symbol)
     ms = int(book.frame_ns[frame]) // _MS
     bids, asks = (",".join(f'["{venue.price_text(ticks)}","{venue.qty_text(lots)}"]' for ticks, lots in
@@ -100,7 +102,8 @@ def snapshot_line(config: MarketConfig, book: Book, ids: UpdateIds, frame: int) 
     return f'{{"lastUpdateId":{int(ids.first[frame + 1])},"E":{ms + 1},"T":{ms},"bids":[{bids}],"asks":[{asks}]}}'
 
 
-def tick_json(config: MarketConfig, server_ms: np.ndarray, received_ms: np.ndarray, bid: np.ndarray, ask: np.ndarray) -> str:
+def tick_json(config: MarketConfig, server_ms: np.ndarray, received_ms: np.ndarray, bid: np.ndarray,
+              ask: np.ndarray) -> str:
     """Return broker ticks in the collector's JSON layout; bid and ask are whole steps of 0.01, times in ms."""
     def price(steps: int) -> str:
         return decimal_text(steps, BROKER_TICK, 5)

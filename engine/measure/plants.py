@@ -1,9 +1,9 @@
-"""Planted events with known truth: whales, walls, voids, divergences, reversals, feed faults, and decoys that are none of these.
+"""Planted events with known truth: whales, walls, voids, divergences, reversals, feed faults, and decoys.
 
-Each is a frozen record; `at_s` counts from the start of the session and `side` is +1 or -1: the taker's side for flow, the
-direction of the move for price, bid (+1) or ask (-1) for the book. `drift_bps` is the whole planted move along that direction
-after the event, over `drift_s`; with 0 the event can be seen and is worth nothing. A plant draws from its own random stream,
-so adding one leaves the rest of the session's draws as they were.
+Each is a frozen record; `at_s` counts from the start of the session and `side` is +1 or -1: the taker's side for
+flow, the direction of the move for price, bid (+1) or ask (-1) for the book. `drift_bps` is the whole planted move
+along that direction after the event, over `drift_s`; with 0 the event can be seen and is worth nothing. A plant draws
+from its own random stream, so adding one leaves the rest of the session's draws as they were.
 """
 
 import math
@@ -47,7 +47,7 @@ class Whale:
 
 @dataclass(frozen=True)
 class Wall:
-    """A resting order `strength` times the median size of a level, `near_bps` from the best price; pulled at the end or left there."""
+    """A resting order `strength` times the usual level, `near_bps` from the best price; in the end pulled or left."""
 
     at_s: float = 0.0
     side: int = 1
@@ -69,7 +69,7 @@ class Wall:
 class Void:
     """Depth cut to `strength` of what it was, `near_bps` to `far_bps` beyond the best price, for `duration_s`.
 
-    With `drift_bps`, flow leaning `flow` towards the void arrives in the last `drift_s` and carries price that far into it.
+    With `drift_bps`, flow leaning `flow` towards the void arrives in the last `drift_s` and carries price that far.
     """
 
     at_s: float = 0.0
@@ -123,7 +123,10 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Reversal:
-    """Price drifts against `side` for `duration_s` up to `at_s`, then along it: `strength` standard deviations of that window each way."""
+    """Price drifts against `side` for `duration_s` up to `at_s`, then along it for as long.
+
+    `strength` is the drift of each way in standard deviations of the price over such a window.
+    """
 
     at_s: float = 0.0
     side: int = -1
@@ -141,7 +144,7 @@ class Reversal:
 
 @dataclass(frozen=True)
 class FlowNoise:
-    """Decoy: prints `strength` times larger with sides drawn by a coin: CVD wanders that much wider and price moves as ever."""
+    """Decoy: prints `strength` times larger, sides drawn by a coin: CVD swings that much wider, price moves as ever."""
 
     at_s: float = 0.0
     side: int = 1              # has no meaning here; every plant has one
@@ -159,8 +162,9 @@ class FlowNoise:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of the feed: `gap` drops depth messages, `duplicate` repeats them, `reorder` swaps two, `clock_jump` shifts receive time.
+    """A fault of the feed.
 
+    `gap` drops depth messages, `duplicate` repeats them, `reorder` swaps two, `clock_jump` shifts receive time.
     `strength` is the number of messages, or for a jump its signed milliseconds, which last `duration_s`.
     """
 
@@ -176,7 +180,7 @@ class Fault:
         if self.kind not in ("gap", "duplicate", "reorder", "clock_jump"):
             raise _wrong(self, "kind", "be gap, duplicate, reorder or clock_jump")
         if self.strength == 0 or (self.kind != "clock_jump" and (self.strength < 1 or self.strength % 1)):
-            raise _wrong(self, "strength", "be a whole number of messages, or milliseconds other than 0 for a clock jump")
+            raise _wrong(self, "strength", "be a whole number of messages, or for a clock jump milliseconds, not 0")
 
     def span_s(self) -> tuple[float, float]:
         """Return the seconds touched before and after `at_s`."""
@@ -188,7 +192,7 @@ Plant = Whale | Wall | Void | Divergence | Reversal | FlowNoise | Fault
 
 @dataclass(frozen=True)
 class Rate:
-    """Plants of one shape spread over the session, each in its own equal share of it, with times and sides drawn at random."""
+    """Plants of one shape spread over the session, each in its own equal share of it, at a random time and side."""
 
     plant: Plant
     per_hour: float
@@ -236,7 +240,8 @@ def _check(plant: Plant, duration_s: float, *positive: str) -> None:
         raise _wrong(plant, "at_s", f"leave room for {before:g} s before and {after:g} s after it in {duration_s:g} s")
 
 
-PRINT = np.dtype([("time_ns", "i8"), ("side", "i8"), ("qty_lots", "i8"), ("step", "f8"), ("rounding", "f8"), ("plant", "i8")])
+PRINT = np.dtype([("time_ns", "i8"), ("side", "i8"), ("qty_lots", "i8"), ("step", "f8"), ("rounding", "f8"),
+                  ("plant", "i8")])
 
 
 @dataclass

@@ -1,10 +1,11 @@
 """A whole synthetic session written in recording formats, so that demo and tests enter by the same door as real data.
 
-`generate` writes a USD-M capture, a MetaTrader 5 tick file and `labels.json`. Equal configurations give equal bytes (on one
-machine and numpy version; another processor may round a logarithm differently). The broker's mid is the venue's mid as received
-here `broker_lag_ms` ago plus a basis that wanders as a martingale, on its own tick grid and with a constant spread, so the broker's
-bid and ask are martingales too. A rule therefore gains nothing when its exit fills at the first broker quote no earlier than
-decision + latency, as long as latency >= broker_lag_ms; with less, or at a quote from before a stale spell, it gains the staleness.
+`generate` writes a USD-M capture, a MetaTrader 5 tick file and `labels.json`. Equal configurations give equal bytes
+(on one machine and numpy version; another processor may round a logarithm differently). The broker's mid is the
+venue's mid as received here `broker_lag_ms` ago plus a basis that wanders as a martingale, on its own tick grid and
+with a constant spread, so the broker's bid and ask are martingales too. A rule therefore gains nothing when its exit
+fills at the first broker quote no earlier than decision + latency, as long as latency >= broker_lag_ms; with less, or
+at a quote from before a stale spell, it gains the staleness.
 """
 
 import gzip
@@ -20,7 +21,8 @@ from engine.errors import BadInput
 from engine.measure import market_text
 from engine.measure.market_book import Book, Overlay, build
 from engine.measure.market_model import MarketConfig, PricePath, instrument, simulate
-from engine.measure.plants import Divergence, Fault, FlowNoise, Plant, Reversal, Void, Wall, Whale, all_plants, flow_effects
+from engine.measure.plants import (Divergence, Fault, FlowNoise, Plant, Reversal, Void, Wall, Whale, all_plants,
+                                   flow_effects)
 
 FIRST_TRADE_ID = 7_011_000_001
 SNAPSHOT_DELAY_NS = 350_000_000
@@ -43,7 +45,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class _Tape:
-    """Capture lines in order of arrival: payload, venue time, true receive time, and the receive time a faulty clock wrote."""
+    """Capture lines in order of arrival: payload, venue time, true receive time, and what a faulty clock wrote."""
 
     payloads: list[str]
     event_ns: np.ndarray
@@ -106,22 +108,25 @@ def _tape(config: MarketConfig, plants: list[Plant], path: PricePath, book: Book
     snapshots = _snapshot_frames(config, plants, book)
     snapshot_ns = book.frame_ns[snapshots] + SNAPSHOT_DELAY_NS
     every = np.arange(len(path.time_ns))
-    key = np.concatenate([4 * prints, 4 * every + 1, 4 * book.frame_row[frame_key] + 2, 4 * path.row_at(snapshot_ns) + 2])
+    key = np.concatenate([4 * prints, 4 * every + 1, 4 * book.frame_row[frame_key] + 2,
+                          4 * path.row_at(snapshot_ns) + 2])
     event_ns = np.concatenate([path.time_ns[prints], path.time_ns, book.frame_ns[frame_key], snapshot_ns])
     depth = market_text.depth_lines(config, book, ids)
-    payloads = [*market_text.trade_lines(config, path, prints, FIRST_TRADE_ID), *market_text.best_lines(config, path, ids),
+    payloads = [*market_text.trade_lines(config, path, prints, FIRST_TRADE_ID),
+                *market_text.best_lines(config, path, ids),
                 *(depth[frame] for frame in frames.tolist()),
                 *(market_text.snapshot_line(config, book, ids, frame) for frame in snapshots)]
     order = np.lexsort((event_ns, key))
     event_ns = event_ns[order]
-    late_ms = config.stream("latency").exponential(0.25 * config.feed_latency_ms, int(config.duration_s * 1_000) + 10_000)
+    # one draw per millisecond of the session, so that one line more or less leaves the delay of the others as it was
+    late_ms = config.stream("latency").exponential(0.25 * config.feed_latency_ms, int(config.duration_s * 1e3) + 10_000)
     late_ns = ((config.feed_latency_ms + late_ms) * _MS).astype(np.int64)[(event_ns - config.start_ns) // _MS]
     step = 400 * np.arange(len(order))                       # least time between two lines, so that stamps differ
     true_ns = np.maximum.accumulate(event_ns + late_ns - step) + step
     is_best = (order >= len(prints)) & (order < len(prints) + len(every))
     counts = {"trade": len(prints), "best": len(every), "depth": len(frames), "snapshot": len(snapshots)}
-    return _Tape([payloads[at] for at in order.tolist()], event_ns, true_ns, true_ns + _clock_shift_ns(config, plants, true_ns),
-                 true_ns[is_best]), counts
+    written_ns = true_ns + _clock_shift_ns(config, plants, true_ns)
+    return _Tape([payloads[at] for at in order.tolist()], event_ns, true_ns, written_ns, true_ns[is_best]), counts
 
 
 def _faults(plants: list[Plant], *kinds: str) -> list[Fault]:
@@ -130,7 +135,7 @@ def _faults(plants: list[Plant], *kinds: str) -> list[Fault]:
 
 def _fault_frames(config: MarketConfig, fault: Fault, frame_ns: np.ndarray) -> tuple[int, int]:
     """Return the frames [first, end) a fault of the depth stream touches."""
-    first = int(np.searchsorted(frame_ns, config.start_ns + round(fault.at_s * _NS)))
+    first = min(int(np.searchsorted(frame_ns, config.start_ns + round(fault.at_s * _NS))), len(frame_ns) - 1)
     number = 2 if fault.kind == "reorder" else int(fault.strength)
     return first, min(first + number, len(frame_ns))
 
@@ -191,8 +196,8 @@ def _broker_quotes(config: MarketConfig, plants: list[Plant], path: PricePath, t
     half = max(1, round(config.broker_spread_bps * steps_a_bp / 2))
     server_ms = received_ms - server_late_ms.astype(np.int64) + config.broker_offset_hours * 3_600_000
     written_ms = received_ms + _clock_shift_ns(config, plants, received_ms * _MS) // _MS
-    labels = [{"kind": "stale_quotes", "decoy": False, "side": 0, "start_ns": from_ns, "end_ns": to_ns, "event_ns": from_ns,
-               "strength": (to_ns - from_ns) / _NS, "price": None} for from_ns, to_ns in spells]
+    labels = [{"kind": "stale_quotes", "decoy": False, "side": 0, "start_ns": from_ns, "end_ns": to_ns,
+               "event_ns": from_ns, "strength": (to_ns - from_ns) / _NS, "price": None} for from_ns, to_ns in spells]
     return (np.maximum.accumulate(server_ms)[keep], written_ms[keep], (mid - half)[keep], (mid + half)[keep]), labels
 
 
@@ -206,7 +211,8 @@ def _stale_spells(config: MarketConfig) -> list[tuple[int, int]]:
             for at, long in zip(from_s.tolist(), long_s.tolist())]
 
 
-def _labels(config: MarketConfig, plants: list[Plant], path: PricePath, book: Book, overlays: list[Overlay], tape: _Tape) -> list[dict]:
+def _labels(config: MarketConfig, plants: list[Plant], path: PricePath, book: Book, overlays: list[Overlay],
+            tape: _Tape) -> list[dict]:
     """Return the truth about each plant; start_ns and end_ns are receive times, the only clock a rule knows."""
     fixed = {overlay.plant: overlay for overlay in overlays}
     labels = []
@@ -218,8 +224,9 @@ def _labels(config: MarketConfig, plants: list[Plant], path: PricePath, book: Bo
             case Void() | Wall():
                 facts = _level_facts(config, plant, book, fixed[index])
             case Divergence() | Reversal() | FlowNoise():
-                facts = {"kind": {Divergence: "divergence", Reversal: "reversal", FlowNoise: "flow_noise"}[type(plant)],
-                         "decoy": isinstance(plant, FlowNoise), "from_ns": at_ns, "to_ns": at_ns + round(plant.duration_s * _NS)}
+                kind = {Divergence: "divergence", Reversal: "reversal", FlowNoise: "flow_noise"}[type(plant)]
+                facts = {"kind": kind, "decoy": isinstance(plant, FlowNoise),
+                         "from_ns": at_ns, "to_ns": at_ns + round(plant.duration_s * _NS)}
                 if isinstance(plant, Reversal):
                     facts["lead_start_ns"] = tape.received(at_ns - round(plant.duration_s * _NS))
             case Fault():
@@ -228,35 +235,38 @@ def _labels(config: MarketConfig, plants: list[Plant], path: PricePath, book: Bo
         best = int(path.bid_ticks[row] if plant.side > 0 else path.ask_ticks[row])
         drift = getattr(plant, "drift_bps", 0.0)
         from_ns, to_ns = facts.pop("from_ns"), facts.pop("to_ns")
+        price = instrument(config.symbol).price_text(facts.pop("price", best))
         labels.append({"kind": facts.pop("kind"), "decoy": facts.pop("decoy"), "side": plant.side,
                        "start_ns": tape.received(from_ns), "end_ns": tape.received(to_ns), "event_ns": from_ns,
-                       "strength": plant.strength, "price": instrument(config.symbol).price_text(facts.pop("price", best)),
-                       **facts, **({"drift_bps": drift, "drift_s": plant.drift_s} if drift else {})})
+                       "strength": plant.strength, "price": price, **facts,
+                       **({"drift_bps": drift, "drift_s": plant.drift_s} if drift else {})})
     return labels
 
 
 def _whale_facts(config: MarketConfig, plant: Whale, path: PricePath, rows: np.ndarray) -> dict:
     """Return what one sweep was: its prints by id, and its notional exactly as the prints add up."""
     venue = instrument(config.symbol)
-    ids = FIRST_TRADE_ID + np.count_nonzero(path.side[:rows[0]]) + np.array([0, np.count_nonzero(path.side[rows[0]:rows[-1]])])
+    first, last = (FIRST_TRADE_ID + int(np.count_nonzero(path.side[:row])) for row in (rows[0], rows[-1]))
     notional = int(np.sum(path.trade_ticks[rows] * path.qty_lots[rows])) * venue.usd_per_ticklot
     return {"kind": "balanced_sweep" if plant.balanced else "whale", "decoy": plant.balanced,
-            "from_ns": int(path.time_ns[rows[0]]), "to_ns": int(path.time_ns[rows[-1]]), "price": int(path.trade_ticks[rows[0]]),
+            "from_ns": int(path.time_ns[rows[0]]), "to_ns": int(path.time_ns[rows[-1]]),
+            "price": int(path.trade_ticks[rows[0]]),
             "price_to": venue.price_text(int(path.trade_ticks[rows[-1]])), "prints": plant.prints,
-            "notional_usd": float(notional), "first_trade_id": int(ids[0]), "last_trade_id": int(ids[1])}
+            "notional_usd": float(notional), "first_trade_id": first, "last_trade_id": last}
 
 
 def _level_facts(config: MarketConfig, plant: Void | Wall, book: Book, overlay: Overlay) -> dict:
     """Return where and how long a void or wall stood; a void beyond the snapshot's last level is a decoy."""
     venue = instrument(config.symbol)
     last = len(book.frame_ns) - 1
-    facts = {"from_ns": int(book.frame_ns[min(overlay.from_frame, last)]), "to_ns": int(book.frame_ns[min(overlay.to_frame, last)])}
+    facts = {"from_ns": int(book.frame_ns[min(overlay.from_frame, last)]),
+             "to_ns": int(book.frame_ns[min(overlay.to_frame, last)])}
     if isinstance(plant, Wall):
-        return {"kind": "wall", "decoy": False, "price": overlay.low_ticks, **facts, "pulled": plant.pulled and not overlay.reached,
-                "reached": overlay.reached, "quantity": venue.qty_text(overlay.lots)}
+        return {"kind": "wall", "decoy": False, "price": overlay.low_ticks, **facts,
+                "pulled": plant.pulled and not overlay.reached, "reached": overlay.reached,
+                "quantity": venue.qty_text(overlay.lots)}
     near, far = (overlay.high_ticks, overlay.low_ticks) if plant.side > 0 else (overlay.low_ticks, overlay.high_ticks)
-    first = max(0, int(np.searchsorted(book.frame_ns, config.start_ns + round(config.snapshot_after_s * _NS), side="right")) - 1)
-    edge = int(book.snapshot(first, plant.side)[0][-1])
+    edge = int(book.snapshot(_snapshot_frames(config, [], book)[0], plant.side)[0][-1])
     outside = (near - edge) * plant.side < 0
     return {"kind": "void_outside_coverage" if outside else "void", "decoy": outside, "price": near, **facts,
             "price_to": venue.price_text(far)}
@@ -271,4 +281,5 @@ def _fault_facts(config: MarketConfig, fault: Fault, plants: list[Plant], book: 
     if fault.kind != "duplicate":
         after = [frame for frame in _snapshot_frames(config, plants, book) if frame >= end]
         to_ns = int(book.frame_ns[after[0]]) + SNAPSHOT_DELAY_NS if after else int(book.frame_ns[-1])
-    return {"kind": fault.kind, "decoy": False, "from_ns": int(book.frame_ns[first]), "to_ns": to_ns, "messages": end - first}
+    return {"kind": fault.kind, "decoy": False, "from_ns": int(book.frame_ns[first]), "to_ns": to_ns,
+            "messages": end - first}

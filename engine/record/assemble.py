@@ -3,12 +3,14 @@
 import numpy as np
 import pyarrow as pa
 
+from engine.errors import BadInput
 from engine.instruments import Instrument
 from engine.kernel.records import FIRST, LAST, MISSING
 from engine.record.groups import ROW_COLUMNS, Gaps, Group
 from engine.record.intake import Intake
 from engine.record.store import TABLES, SessionWriter
 
+MAX_TIMERS = 30_000_000  # a month at 100 ms
 CHUNK_ROWS = 4_000_000
 STREAMS = ("trades", "depth", "best", "quotes")
 
@@ -42,6 +44,11 @@ class Assembly:
         step_ns = int(timer_ms * 1_000_000)
         self.timers = np.empty(0, np.int64)
         if step_ns > 0:
+            number = (self.last_recv_ns - self.first_recv_ns) // step_ns
+            if number > MAX_TIMERS:
+                days = (self.last_recv_ns - self.first_recv_ns) / 86_400e9
+                raise BadInput(f"the files span {days:.1f} days, which makes {number} timer rows of {timer_ms} ms where {MAX_TIMERS} are "
+                               "allowed; import recordings of different times as separate sessions")
             self.timers = np.arange(-(-self.first_recv_ns // step_ns), self.last_recv_ns // step_ns + 1) * step_ns
         head = len(self._connected)
         gaps_upto = np.searchsorted(self._gap_rank, np.arange(self.messages), "right")

@@ -7,7 +7,7 @@ from engine.record.store import Session, sessions_folder
 
 
 def list_sessions(data: Path) -> list[dict]:
-    """Return one entry per session folder, oldest first; a damaged one carries a `problem` sentence and what is still known."""
+    """Return one entry per session folder, oldest first; a damaged one has a `problem` sentence and what is known."""
     root = sessions_folder(Path(data))
     if not root.is_dir():
         return []
@@ -16,8 +16,8 @@ def list_sessions(data: Path) -> list[dict]:
 
 
 def _entry(path: Path) -> dict:
-    entry = {"session": path.name, "path": str(path), "venue": None, "symbols": [], "first_recv_ns": None, "last_recv_ns": None,
-             "rows": None, "bytes": None, "state": "damaged"}
+    entry = {"session": path.name, "path": str(path), "venue": None, "symbols": [], "first_recv_ns": None,
+             "last_recv_ns": None, "rows": None, "bytes": None, "state": "damaged"}
     try:
         entry["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         session = Session(path)

@@ -78,6 +78,7 @@ class Scale:
     step: int = 0                                   # greatest common divisor at `decimals`; 0 = no value but zero
     written: set[int] = field(default_factory=set)  # decimals in the venue's texts
     zeros_kept: bool = False                        # some text ended in a zero it did not need
+    bare_zeros: bool = False                        # some text was "0", whatever the others look like
 
     def take(self, parsed: Decimals, what: str) -> tuple[np.ndarray, int]:
         """Fold in a column of good values; return them as integers and the decimals they stand at."""
@@ -91,6 +92,7 @@ class Scale:
         self.step = gcd(self.step * 10 ** (top - self.decimals), int(np.gcd.reduce(values)) * 10 ** (top - decimals))
         self.decimals = top
         bare_zero = (parsed.mantissa == 0) & (parsed.written == 0)
+        self.bare_zeros |= bool(bare_zero.any())
         if not bare_zero.all():
             written = parsed.written[~bare_zero]
             self.written.update(np.unique(written).tolist())
@@ -103,7 +105,7 @@ class Scale:
             return self
         top = max(self.decimals, other.decimals)
         step = gcd(self.step * 10 ** (top - self.decimals), other.step * 10 ** (top - other.decimals))
-        return Scale(top, step, self.written, self.zeros_kept)
+        return Scale(top, step, self.written, self.zeros_kept, self.bare_zeros)
 
     def step_text(self) -> str:
         """Return the greatest step of the form 1, 2, 2.5 or 5 times a power of ten that divides every value."""
@@ -119,7 +121,8 @@ class Scale:
     def style(self) -> tuple[int, str]:
         """Return the decimals of the venue's texts (or SHORTEST) and, where neither fits every text, a note."""
         if len(self.written) <= 1:
-            return max(self.written, default=0), ""
+            decimals = max(self.written, default=0)
+            return decimals, "of zero is also written as a bare 0" if decimals and self.bare_zeros else ""
         if not self.zeros_kept:
             return SHORTEST, ""
         return max(self.written), f"texts have {min(self.written)} to {max(self.written)} decimals"

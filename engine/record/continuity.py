@@ -1,5 +1,6 @@
 """What must not be missing from a session: sequence numbers, trade ids, and the chain of book updates."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,39 +50,54 @@ class Marks:
         return [m for m in self.rows if m.code in codes and m.symbol in (symbol, ALL) and m.stream in (stream, "")]
 
 
-def _list(found: list, what: str) -> str:
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"{what}: {'; '.join(str(item) for item in found[:SHOWN])}{more}"
+class Sample:
+    """Counts things found and words the first few."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def take(self, found: Sequence, worded: Callable[..., str]) -> None:
+        """Add things, wording no more of them than will be shown."""
+        self.count += len(found)
+        self.texts += [worded(item) for item in found[:max(0, SHOWN - len(self.texts))]]
+
+    def sentence(self, what: str) -> str:
+        """Return what was found, with examples."""
+        more = f" and {self.count - len(self.texts)} more" if self.count > len(self.texts) else ""
+        return f"{what}: {'; '.join(self.texts)}{more}"
 
 
 def check_sequence(messages: Messages, findings: Findings) -> dict:
     """Check that seq is dense and recv_ns strictly rising over all tables together."""
-    seqs, recvs, owners, breaks = [], [], [], [f"{text} lacks a first or last row" for text in messages.torn]
+    seqs, recvs, owners, breaks = [], [], [], Sample()
     for owner, name in enumerate(TABLES):
         table = messages.table(name)
-        seq = table["seq"]
+        seq, recv = table["seq"], table["recv_ns"]
         new = np.ones(len(seq), bool)
         new[1:] = seq[1:] != seq[:-1]
-        breaks += [f"seq {n} stands in {name} after a higher one" for n in seq[1:][np.diff(seq) < 0]]
-        breaks += [f"seq {n} is used by more than one message of {name}" for n in _repeated(name, table, new)]
-        apart = ~new[1:] & (table["recv_ns"][1:] != table["recv_ns"][:-1])
-        breaks += [f"seq {n} of {name} has two receive times" for n in np.unique(seq[1:][apart])]
+        breaks.take(seq[1:][np.diff(seq) < 0], lambda n: f"seq {n} stands in {name} after a higher one")
+        breaks.take(_repeated(name, table, new), lambda n: f"seq {n} is used by more than one message of {name}")
+        apart = ~new[1:] & (recv[1:] != recv[:-1])
+        breaks.take(seq[1:][apart], lambda n: f"seq {n} of {name} has two receive times")
         findings.problems += [f"{name} has a symbol at seq {n} that the manifest does not list"
                               for n in seq[table["symbol"] == UNKNOWN][:1]]
         seqs.append(seq[new])
-        recvs.append(table["recv_ns"][new])
+        recvs.append(recv[new])
         owners.append(np.full(int(new.sum()), owner, np.int8))
+    breaks.take(messages.torn, lambda n: f"the rows of depth at seq {n} are not one whole message")
     seq, recv, owner = (np.concatenate(parts) for parts in (seqs, recvs, owners))
     order = np.argsort(seq, kind="stable")
     seq, recv, owner = seq[order], recv[order], owner[order]
-    breaks += _order_breaks(seq, recv, owner)
-    manifest = messages.session.manifest
+    _find_order_breaks(seq, recv, owner, breaks)
     first, last = (int(seq[0]), int(seq[-1])) if len(seq) else (None, None)
-    breaks += [f"the {word} seq is {is_now}, the manifest says {manifest[f'{word}_seq']}"
-               for word, is_now in (("first", first), ("last", last)) if manifest.get(f"{word}_seq", is_now) != is_now]
-    if breaks:
-        findings.problems.append(_list(breaks, "the sequence is broken"))
-    return {"ok": not breaks, "first_seq": first, "last_seq": last, "messages": int((np.diff(seq) > 0).sum()) + bool(len(seq)), "gaps": []}
+    for word, found in (("first", first), ("last", last)):
+        promised = messages.session.manifest.get(f"{word}_seq", found)
+        breaks.take([found][:promised != found], lambda n: f"the {word} seq is {n}, the manifest says {promised}")
+    if breaks.count:
+        findings.problems.append(breaks.sentence("the sequence is broken"))
+    distinct = int((np.diff(seq) > 0).sum()) + bool(len(seq))
+    return {"ok": not breaks.count, "first_seq": first, "last_seq": last, "messages": distinct, "gaps": []}
 
 
 def _repeated(name: str, table: dict, new: np.ndarray) -> np.ndarray:
@@ -94,26 +110,28 @@ def _repeated(name: str, table: dict, new: np.ndarray) -> np.ndarray:
     if name == "trades":
         same = same[table["bits"][same] & REFILLED == 0]
     elif name != "best":
-        kinds = [name for name in ("code", "stream", "interval") if name in table]
-        rows = np.union1d(same, same - 1)
+        kinds = [column for column in ("code", "stream", "interval") if column in table]
         seen: set[tuple] = set()
-        keys = [tuple(table[column][row] for column in ("seq", "symbol", *kinds)) for row in rows]
+        keys = [tuple(table[column][row] for column in ("seq", "symbol", *kinds)) for row in np.union1d(same, same - 1)]
         return np.array([key[0] for key in keys if key in seen or seen.add(key)], np.int64)
     return np.unique(seq[same])
 
 
-def _order_breaks(seq: np.ndarray, recv: np.ndarray, owner: np.ndarray) -> list[str]:
+def _find_order_breaks(seq: np.ndarray, recv: np.ndarray, owner: np.ndarray, breaks: Sample) -> None:
     names = list(TABLES)
     step = np.diff(seq)
-    breaks = [f"seq {seq[i]} is used by both {names[owner[i]]} and {names[owner[i + 1]]}"
-              for i in np.flatnonzero((step == 0) & (owner[1:] != owner[:-1]))]
-    for i in np.flatnonzero(step > 1):
+
+    def hole(i: int) -> str:
         low, high = seq[i] + 1, seq[i + 1] - 1
         which = f"seq {low} is" if low == high else f"seq {low} to {high} are"
-        breaks.append(f"{which} missing between {names[owner[i]]} and {names[owner[i + 1]]}")
-    breaks += [f"recv_ns {recv[i + 1]} at seq {seq[i + 1]} ({names[owner[i + 1]]}) is not after {recv[i]} at seq {seq[i]}"
-               for i in np.flatnonzero((np.diff(recv) <= 0) & (step > 0))]
-    return breaks
+        return f"{which} missing between {names[owner[i]]} and {names[owner[i + 1]]}"
+
+    breaks.take(np.flatnonzero((step == 0) & (owner[1:] != owner[:-1])),
+                lambda i: f"seq {seq[i]} is used by both {names[owner[i]]} and {names[owner[i + 1]]}")
+    breaks.take(np.flatnonzero(step > 1), hole)
+    breaks.take(np.flatnonzero((np.diff(recv) <= 0) & (step > 0)),
+                lambda i: f"recv_ns {recv[i + 1]} at seq {seq[i + 1]} ({names[owner[i + 1]]}) is not after {recv[i]} "
+                          f"at seq {seq[i]}")
 
 
 def check_trade_ids(messages: Messages, marks: Marks, findings: Findings) -> tuple[dict, list[dict]]:
@@ -124,19 +142,22 @@ def check_trade_ids(messages: Messages, marks: Marks, findings: Findings) -> tup
     trades, gaps = messages.table("trades"), []
     for number, symbol in enumerate(messages.symbols):
         for series in (0, AGGREGATED):
-            own = (trades["symbol"] == number) & (trades["bits"] & AGGREGATED == series) & (trades["trade_id"] != MISSING)
+            own = (trades["symbol"] == number) & (trades["bits"] & AGGREGATED == series)
+            own &= trades["trade_id"] != MISSING
             ids, seq, bits = (trades[name][own] for name in ("trade_id", "seq", "bits"))
             order = np.argsort(ids, kind="stable")
             ids, seq, arrived, live = ids[order], seq[order], ids[bits & REFILLED == 0], seq[bits & REFILLED == 0]
             step = np.diff(ids)
             if (step == 0).any():
                 twice = ids[1:][step == 0]
-                findings.problems.append(f"{len(twice)} trade ids of {symbol} are stored twice, the first is {twice[0]}")
+                findings.problems.append(f"{len(twice)} trade ids of {symbol} are stored twice, first {twice[0]}")
             back = np.flatnonzero(np.diff(arrived) < 0)
             if len(back):
-                findings.notes.append(f"trade ids of {symbol} step back {len(back)} times, first at seq {live[back[0] + 1]}")
+                first = live[back[0] + 1]
+                findings.notes.append(f"trade ids of {symbol} step back {len(back)} times, first at seq {first}")
             found = [{"table": "trades", "symbol": symbol, "after": int(ids[i]), "before": int(ids[i + 1]),
-                      "missing": int(step[i]) - 1, "around": (int(seq[i]), int(seq[i + 1]))} for i in np.flatnonzero(step > 1)]
+                      "missing": int(step[i]) - 1, "around": (int(seq[i]), int(seq[i + 1]))}
+                     for i in np.flatnonzero(step > 1)]
             _ask_for_marks(found, marks, number, np.sort(seq), findings)
             gaps += found
     return {"breaks": len(gaps), "missing": sum(gap["missing"] for gap in gaps)}, gaps
@@ -150,18 +171,21 @@ def check_depth_chain(messages: Messages, marks: Marks, findings: Findings) -> l
     """
     depth, gaps = messages.table("depth"), []
     for number, symbol in enumerate(messages.symbols):
-        own = (depth["symbol"] == number) & (depth["bits"] & (SNAPSHOT_LEVEL | PARTIAL_DEPTH) == 0) & (depth["last_id"] != MISSING)
+        own = (depth["symbol"] == number) & (depth["bits"] & (SNAPSHOT_LEVEL | PARTIAL_DEPTH) == 0)
+        own &= depth["last_id"] != MISSING
         seq, first, last = depth["seq"][own], depth["first_id"][own], depth["last_id"][own]
         previous, strict = messages.previous_ids(number, first, depth["prev_id"][own])
         old = np.flatnonzero(last[1:] <= np.maximum.accumulate(last)[:-1]) + 1
         if len(old):
-            findings.notes.append(f"{len(old)} depth messages of {symbol} carry an update id already passed, first at seq {seq[old[0]]}")
+            findings.notes.append(f"{len(old)} depth messages of {symbol} carry an update id already passed, "
+                                  f"first at seq {seq[old[0]]}")
             seq, first, last, previous = (np.delete(values, old) for values in (seq, first, last, previous))
         wrong = (previous[1:] != MISSING) & ((previous[1:] != last[:-1]) if strict else (previous[1:] > last[:-1]))
         begins = np.where(first == MISSING, previous + 1, first)
         # USD-M update ids are not dense, so how many updates are missing cannot be told from them
         found = [{"table": "depth", "symbol": symbol, "after": int(last[i]), "before": int(begins[i + 1]),
-                  "missing": None if strict else int(begins[i + 1] - last[i]) - 1, "around": (int(seq[i]), int(seq[i + 1]))}
+                  "missing": None if strict else int(begins[i + 1] - last[i]) - 1,
+                  "around": (int(seq[i]), int(seq[i + 1]))}
                  for i in np.flatnonzero(wrong)]
         _ask_for_marks(found, marks, number, seq, findings)
         gaps += found
@@ -169,20 +193,22 @@ def check_depth_chain(messages: Messages, marks: Marks, findings: Findings) -> l
 
 
 def _ask_for_marks(gaps: list[dict], marks: Marks, symbol: int, seq: np.ndarray, findings: Findings) -> None:
-    """Require a feed row that owns up to each gap: between the messages around it, before the one after, or naming its ids."""
+    """Require a feed row that owns up to each gap: after the message before it and before the one that follows it, or
+    naming its ids.
+    """
     if not gaps:
         return
     rows = marks.of(symbol, gaps[0]["table"], EXCUSING)
     at = np.array([mark.seq for mark in rows], np.int64)
     named = {mark.from_id for mark in rows if mark.code == "gap"}
-    bare = []
+    bare = Sample()
     for gap in gaps:
         low, high = gap["around"]
         place = np.searchsorted(seq, high, "right")
         limit = seq[place] if place < len(seq) else np.iinfo(np.int64).max
         if gap["after"] not in named and np.searchsorted(at, low, "right") == np.searchsorted(at, limit, "left"):
-            bare.append(f"at seq {high} from {gap['after']} to {gap['before']}")
-    if bare:
-        table = gaps[0]["table"]
-        findings.problems.append(_list(bare, f"the {'trade' if table == 'trades' else 'update'} ids of {gaps[0]['symbol']} in {table} "
-                                             "break without a gap row in feed"))
+            bare.take([gap], lambda g: f"at seq {g['around'][1]} from {g['after']} to {g['before']}")
+    if bare.count:
+        table, ids = gaps[0]["table"], "trade" if gaps[0]["table"] == "trades" else "update"
+        findings.problems.append(
+            bare.sentence(f"the {ids} ids of {gaps[0]['symbol']} in {table} break without a gap row in feed"))

@@ -17,8 +17,8 @@ DOWN = ("lost", "gap", "stale")
 def coverage(messages: Messages, marks: Marks, gaps: list[dict], books: dict[int, Rebuild]) -> dict[str, float]:
     """Return for each `<symbol>.<table>` the share of the session's time in which it was trustworthy, 0 to 1.
 
-    Trust begins when the stream is connected (or with its first message), stops at a loss until it is heard again, does not
-    span a gap, and ends once the stream has been silent for longer than `SILENCE_OF_NS`; depth needs a synced book too.
+    Trust begins when the stream is connected (or with its first message), stops at a loss until it is heard again, does
+    not span a gap, and ends once the stream has been silent for longer than `SILENCE_OF_NS`; depth needs a synced book.
     """
     times = [part for part in (messages.table(name)["recv_ns"] for name in TABLES) if len(part)]
     if not times:
@@ -43,7 +43,10 @@ def coverage(messages: Messages, marks: Marks, gaps: list[dict], books: dict[int
 
 
 def _events(table: dict, own: np.ndarray, marks: Marks, symbol: int, name: str) -> tuple[np.ndarray, ...]:
-    """Return seq, time, whether the stream is sound after it, and whether it is a sign of life, of messages and feed rows."""
+    """Return of messages and feed rows seq, time, whether the stream is sound after it, whether it is a sign of life.
+
+    The last two are one and the same here; of the book they are not.
+    """
     rows = marks.of(symbol, name, ALIVE + DOWN)
     alive = np.array([mark.code in ALIVE for mark in rows], bool)
     seq = np.concatenate((table["seq"][own], np.array([mark.seq for mark in rows], np.int64)))

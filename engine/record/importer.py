@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -10,7 +11,7 @@ from engine import clock
 from engine.errors import BadInput, nearest
 from engine.instruments import Instrument
 from engine.record.assemble import Assembly
-from engine.record.columns import Scale, decimal_of
+from engine.record.columns import Scale
 from engine.record.decode import SPOT, USDM
 from engine.record.intake import Intake, Source
 from engine.record.store import TABLES, SessionWriter, sessions_folder
@@ -18,6 +19,7 @@ from engine.sources.files import RecordedFile
 from engine.sources.formats import sniff
 
 CHECKSUM = ".CHECKSUM"
+QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD")
 VENUES = (USDM, SPOT, "mt5")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -28,6 +30,7 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
                  server_offset_s: int | None = None, progress: Callable[[int, int], None] | None = None) -> dict:
     """Write the files as one session and return the `import` result; nothing is left behind when it fails.
 
+    The first and last recv_ns returned are those of messages; connection rows stand just before the first.
     `ticks` and `lots` fix step sizes by symbol, `latency_ms` delays files that hold venue time only,
     `server_offset_s` is how far the broker's clock is ahead of UTC where tick files do not show it.
     """
@@ -64,11 +67,14 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
 def _read(intake: Intake, paths: Sequence[Path | str], venue: str | None, progress: Callable[[int, int], None] | None) -> None:
     files = [RecordedFile(path) for path in paths if not str(path).endswith(CHECKSUM)]
     total, done = sum(f.size for f in files), 0
+    known: dict[str, RecordedFile] = {}
     for number, file in enumerate(files):
         if progress:
             file.progress = lambda read, done=done: progress(done + read, total)
         sha256 = file.sha256()
         _check_sum(file, sha256)
+        if known.setdefault(sha256, file) is not file:
+            raise BadInput(f"{file.path} has the same bytes as {known[sha256].path}; give every recording once")
         form = sniff(file)
         intake.begin(Source(number, file.path, form.name, form.venue(file, venue), form.clock, sha256))
         form.read(file, intake)
@@ -98,7 +104,21 @@ def _instruments(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) ->
         lot, qty_decimals = _step(intake, symbol, "qty", lots.get(symbol), notes)
         given = "given" if symbol in ticks or symbol in lots else "inferred"
         found.append(Instrument(symbol, source.venue, tick, lot, price_decimals, qty_decimals, given))
-    return found, notes
+    return [replace(i, pair=_pair(i, found)) for i in found], notes
+
+
+def _pair(instrument: Instrument, all_found: list[Instrument]) -> str:
+    """Return the venue symbol of the same base as a broker symbol such as BTCUSD, BTCUSD.r or XAUUSDm."""
+    if instrument.venue != "mt5":
+        return ""
+    name = instrument.symbol.upper()
+    name = "XAUUSD" if name.startswith("GOLD") else name
+    for quote in QUOTES:
+        for other in all_found:
+            base = other.symbol.removesuffix(quote)
+            if other.venue != "mt5" and base != other.symbol and name.startswith(base + "USD"):
+                return other.symbol
+    return ""
 
 
 def _step(intake: Intake, symbol: str, stem: str, given: str | None, notes: list[str]) -> tuple[str, int]:
@@ -116,7 +136,7 @@ def _step(intake: Intake, symbol: str, stem: str, given: str | None, notes: list
         size = Decimal(0)
     if not size.is_finite() or size <= 0:
         raise BadInput(f"{stem} step {given!r} of {symbol} is not a positive decimal number such as 0.1")
-    return decimal_of(int(size.scaleb(12)), 12), decimals
+    return f"{size.normalize():f}", decimals
 
 
 def _session_name(instruments: list[Instrument], first_recv_ns: int) -> str:

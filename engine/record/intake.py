@@ -68,6 +68,7 @@ class Intake:
         self.clock_steps = 0
         self._pending: dict[tuple[type, str], list[tuple[int, int, Message]]] = {}
         self._last_recv_ns = 0
+        self._skipped_before = 0
 
     @property
     def source(self) -> Source:
@@ -78,12 +79,14 @@ class Intake:
         """Start the next file."""
         self.sources.append(source)
         self._last_recv_ns = 0
+        self._skipped_before = len(self.skipped)
 
     def end(self) -> None:
         """Pack what is left of the file."""
         for key in list(self._pending):
             self._flush(key)
         self._pending.clear()
+        self.skipped[self._skipped_before:] = sorted(self.skipped[self._skipped_before:], key=lambda skip: skip["line"])
 
     def skip(self, line: int, reason: str) -> None:
         """Count a malformed line; too many of them end the import."""

@@ -25,14 +25,14 @@ class Messages:
         self.symbols = [instrument.symbol for instrument in session.instruments]
         self._kept: dict[str, Columns] = {}
         self._words: dict[str, int] = {"": 0}
-        self.torn: list[str] = []
+        self.torn: list[int] = []    # seq of depth messages that are not whole
 
     def number(self, symbol: str | None) -> int:
         """Return the number of a symbol's name, ALL of none."""
         return ALL if symbol is None else self.symbols.index(symbol) if symbol in self.symbols else UNKNOWN
 
     def batches(self, name: str, columns: list[str]):
-        """Yield a table's columns as numpy: missing integers as MISSING, symbols as their number, other texts as words."""
+        """Yield columns of a table as numpy: missing integers as MISSING, symbols as numbers, other texts as words."""
         for path in self.files.get(name, []):
             try:
                 with pq.ParquetFile(path) as file:
@@ -66,7 +66,7 @@ class Messages:
         return list(self._words)[word]
 
     def table(self, name: str) -> Columns:
-        """Return a table's message columns; of `depth` one entry per frame, with `row` and `rows`, and torn frames noted."""
+        """Return a table's message columns; of `depth` one entry per frame, with `row` and `rows`, torn ones noted."""
         if name not in self._kept:
             self._kept[name] = self._depth() if name == "depth" else self._joined(name, _WANTED[name])
         return self._kept[name]
@@ -90,18 +90,19 @@ class Messages:
             ended = np.concatenate(([not open_frame], bits[:-1] & LAST > 0))
             wrong = (new != (bits & FIRST > 0)) | (new != ended) | (~new & (recv != above))
             if wrong.any():
-                self.torn += [f"depth message seq {n}" for n in np.unique(seq[wrong])]
+                self.torn += np.unique(seq[wrong]).tolist()
             starts = np.flatnonzero(new)
             parts.append({name: batch[name][starts] for name in columns} | {"row": starts + row})
             before, open_frame = (seq[-1], recv[-1]), not bits[-1] & LAST
             row += len(seq)
         if open_frame:
-            self.torn.append(f"depth message seq {before[0]}")
-        joined = {column: _concatenated("depth", column, [part[column] for part in parts]) for column in [*columns, "row"]}
+            self.torn.append(int(before[0]))
+        joined = {column: _concatenated("depth", column, [part[column] for part in parts])
+                  for column in [*columns, "row"]}
         return joined | {"rows": np.diff(np.append(joined["row"], row))}
 
     def previous_ids(self, symbol: int, first_id: np.ndarray, prev_id: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Return the id each diff continues, and whether it must equal the id before (USD-M) or may not pass it (spot)."""
+        """Return the id each diff continues, and whether it must equal the id before (USD-M) or not pass it (spot)."""
         spot = self.session.instruments[symbol].venue == "binance_spot"
         guess = np.where(first_id == MISSING, MISSING, first_id - 1)
         return (guess if spot else np.where(prev_id == MISSING, guess, prev_id)), not spot

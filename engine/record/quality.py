@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import BadInput
-from engine.kernel.records import MISSING
+from engine.kernel.records import MISSING, PARTIAL_DEPTH
 from engine.record.continuity import Findings, Marks, check_depth_chain, check_sequence, check_trade_ids
 from engine.record.coverage import DOWN, coverage
 from engine.record.messages import Messages
@@ -20,7 +19,7 @@ CLOCK_TABLES = ("depth", "trades", "best")
 
 
 def check_session(session: Session | Path | str, progress: Callable[[str], None] | None = None) -> dict:
-    """Return the `check` result of a session; `ok` is true exactly when `problems` is empty, `notes` are for the reader."""
+    """Return the `check` result of a session; `ok` is true exactly when `problems` is empty, `notes` only inform."""
     say = progress or (lambda stage: None)
     session = session if isinstance(session, Session) else Session(session)
     findings = Findings()
@@ -36,14 +35,17 @@ def check_session(session: Session | Path | str, progress: Callable[[str], None]
     gaps += check_depth_chain(messages, marks, findings)
     say("book")
     books = _rebuild_all(messages, marks, findings)
+    book = _judge_books(messages, books, findings)
+    clock = _check_clock(messages, findings)
     say("coverage")
     shares = coverage(messages, marks, gaps, books)
     sequence["gaps"] = [{key: value for key, value in gap.items() if key != "around"} for gap in gaps]
     if gaps:
-        findings.notes.append(f"{len(gaps)} recorded gaps: {', '.join(sorted({g['table'] + ' of ' + g['symbol'] for g in gaps}))}")
+        where = sorted({f"{gap['table']} of {gap['symbol']}" for gap in gaps})
+        findings.notes.append(f"{len(gaps)} recorded gaps: {', '.join(where)}")
     return {"session": session.id, "ok": not findings.problems, "sequence": sequence, "trade_ids": trade_ids,
-            "book": _book_result(messages, books, findings), "clock": _check_clock(messages, findings), "files": files,
-            "coverage": shares, "problems": findings.problems, "notes": findings.notes}
+            "book": book, "clock": clock, "files": files, "coverage": shares,
+            "problems": findings.problems, "notes": findings.notes}
 
 
 def _check_files(session: Session, findings: Findings) -> tuple[dict, dict[str, list[Path]]]:
@@ -56,8 +58,8 @@ def _check_files(session: Session, findings: Findings) -> tuple[dict, dict[str, 
             findings.problems.append(f"{relative} is missing; the manifest lists it")
         elif file_sha256(path) != facts["sha256"]:
             altered.append(relative)
-            findings.problems.append(f"{relative} was altered: its SHA-256 is not the one in the manifest; it was left out of the "
-                                     "other checks")
+            findings.problems.append(f"{relative} was altered: its SHA-256 is not the one in the manifest; "
+                                     "it was left out of the other checks")
         else:
             verified += 1
             good.setdefault(relative.split("/")[0], []).append(path)
@@ -72,16 +74,16 @@ def _drop_unreadable(messages: Messages, findings: Findings) -> None:
     counts = dict.fromkeys(TABLES, 0)
     for name, paths in messages.files.items():
         for path in list(paths):
+            relative = path.relative_to(messages.session.path).as_posix()
             try:
                 schema, rows = pq.read_schema(path), pq.read_metadata(path).num_rows
             except (pa.ArrowException, OSError) as error:
-                findings.problems.append(f"{path.relative_to(messages.session.path).as_posix()} is not readable Parquet: "
-                                         f"{str(error).splitlines()[0]}")
+                findings.problems.append(f"{relative} is not readable Parquet: {str(error).splitlines()[0]}")
                 paths.remove(path)
                 continue
             absent = [column for column in (TABLES[name].names if name in TABLES else []) if column not in schema.names]
             if absent:
-                findings.problems.append(f"{path.relative_to(messages.session.path).as_posix()} has no column {', '.join(absent)}")
+                findings.problems.append(f"{relative} has no column {', '.join(absent)}")
                 paths.remove(path)
             else:
                 counts[name] = counts.get(name, 0) + rows
@@ -91,26 +93,26 @@ def _drop_unreadable(messages: Messages, findings: Findings) -> None:
 
 
 def _rebuild_all(messages: Messages, marks: Marks, findings: Findings) -> dict[int, Rebuild]:
-    books = {}
-    for number in np.unique(messages.table("depth")["symbol"]):
+    books, depth = {}, messages.table("depth")
+    for number in np.unique(depth["symbol"][depth["bits"] & PARTIAL_DEPTH == 0]):
         if number < 0:
             continue
         symbol = messages.symbols[number]
-        breaks = np.array([(mark.seq, mark.recv_ns) for mark in marks.of(number, "depth", DOWN)], np.int64).reshape(-1, 2)
-        book = books[int(number)] = rebuild(messages, int(number), breaks)
+        breaks = [(mark.seq, mark.recv_ns) for mark in marks.of(number, "depth", DOWN)]
+        book = books[int(number)] = rebuild(messages, int(number), np.array(breaks, np.int64).reshape(-1, 2))
         snapshots = np.flatnonzero(book.kind == SNAPSHOT)
         refused = snapshots[book.link[snapshots] == REFUSED]
         if not len(snapshots):
             findings.notes.append(f"depth of {symbol} has no snapshot, so its book cannot be rebuilt")
         for at in refused[:1]:
-            text = (f"{len(refused)} snapshots of {symbol} do not link to the diffs around them, first at seq {book.seq[at]} with "
-                    f"last update id {book.last_id[at]}")
+            text = (f"{len(refused)} snapshots of {symbol} do not link to the diffs around them, first at seq "
+                    f"{book.seq[at]} with last update id {book.last_id[at]}")
             healed = (book.link[snapshots[snapshots > refused[-1]]] == LINKED).any()
             (findings.notes if healed else findings.problems).append(text)
     return books
 
 
-def _book_result(messages: Messages, books: dict[int, Rebuild], findings: Findings) -> dict:
+def _judge_books(messages: Messages, books: dict[int, Rebuild], findings: Findings) -> dict:
     result = {"compared": 0, "equal": 0, "crossed": 0}
     for number, book in books.items():
         symbol = messages.symbols[number]
@@ -121,16 +123,17 @@ def _book_result(messages: Messages, books: dict[int, Rebuild], findings: Findin
         result["crossed"] += len(crossed)
         if equal < compared:
             first = book.seq[np.flatnonzero(book.compared == UNEQUAL)[0]]
-            text = f"the book of {symbol} differs from the venue's best quotes {compared - equal} times in {compared}, first at seq {first}"
+            text = (f"the book of {symbol} differs from the venue's best quotes {compared - equal} times "
+                    f"in {compared}, first at seq {first}")
             (findings.problems if (compared - equal) * MOST_UNEQUAL > compared else findings.notes).append(text)
         if len(crossed):
-            findings.problems.append(f"the book of {symbol} is crossed {len(crossed)} times, first at seq {book.seq[crossed[0]]}; "
-                                     "a diff is missing or was changed")
+            findings.problems.append(f"the book of {symbol} is crossed {len(crossed)} times, first at seq "
+                                     f"{book.seq[crossed[0]]}; a diff is missing or was changed")
     return result
 
 
 def _check_clock(messages: Messages, findings: Findings) -> dict:
-    """Measure receive time less venue time; a session whose receive time was made from venue time has nothing to measure."""
+    """Measure receive time less venue time; where receive time was made from venue time there is nothing to measure."""
     source = messages.session.manifest.get("clock", "receive")
     parts = []
     for name in CLOCK_TABLES:

@@ -16,7 +16,7 @@ _E8 = "0.00000001"
 
 
 def run_sql(session: Session, query: str) -> tuple[list[str], list[tuple]]:
-    """Return the column names and rows one SELECT gives; nothing but the session's own files can be read, nothing written."""
+    """Return the column names and rows one SELECT gives; only the session's own files can be read, nothing written."""
     with duckdb.connect(":memory:") as connection:
         tables = _make_views(connection, session)
         _close_doors(connection, [str(path) for name in tables for path in session.files(name)])
@@ -34,7 +34,7 @@ def _refuse_all_but_reading(statements: list) -> None:
         raise BadInput(f"the query holds {len(statements)} statements; give exactly one SELECT")
     kind = statements[0].type
     if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-        raise BadInput(f"{kind.name} is refused: a session is only read, give a SELECT (or DESCRIBE, SUMMARIZE, EXPLAIN)")
+        raise BadInput(f"{kind.name} is refused: a session is only read; give a SELECT, DESCRIBE, SUMMARIZE or EXPLAIN")
 
 
 def _close_doors(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> None:

@@ -13,8 +13,9 @@ from engine.kernel.records import MISSING, NOT_MARKET, PARTIAL_DEPTH, SNAPSHOT_L
 from engine.record.messages import Columns, Messages
 
 QUOTE_AGE_NS = 10_000_000_000  # an older best quote proves nothing about the book
-MARGIN = 64                    # the window of prices reaches 1/64 beyond what was quoted or traded
+MARGIN = 64                    # the window of prices reaches 1/64 beyond what was quoted
 MOST_SLOTS = 1 << 23
+MOST_TICKS = 2**62
 DIFF, SNAPSHOT, BREAK = 0, 1, 2
 NOT_COMPARED, EQUAL, UNEQUAL = 0, 1, 2
 REFUSED, WAITING, LINKED = 0, 1, 2
@@ -36,7 +37,7 @@ class Rebuild:
 
 
 def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
-    """Rebuild the book of a symbol; `breaks` has the seq and recv_ns of the feed rows after which it cannot be trusted."""
+    """Rebuild the book of a symbol; `breaks` has seq and recv_ns of the feed rows after which it cannot be trusted."""
     depth = messages.table("depth")
     own = np.flatnonzero((depth["symbol"] == symbol) & (depth["bits"] & PARTIAL_DEPTH == 0))
     low, high = _window(messages, symbol)
@@ -66,23 +67,26 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
 
 
 def _window(messages: Messages, symbol: int) -> tuple[int, int]:
-    """Return the prices in ticks that can matter to the top of the book: what was quoted or traded, and a margin."""
-    best, prices = messages.table("best"), []
-    own = best["symbol"] == symbol
-    prices += [best[name][own] for name in ("bid_price_ticks", "ask_price_ticks")]
-    for batch in messages.batches("trades", ["symbol", "price_ticks", "bits"]):
-        prices.append(batch["price_ticks"][(batch["symbol"] == symbol) & (batch["bits"] & NOT_MARKET == 0)])
-    if not any((part > 0).any() for part in prices):
-        for batch in messages.batches("depth", ["symbol", "price_ticks", "bits"]):
-            prices.append(batch["price_ticks"][(batch["symbol"] == symbol) & (batch["bits"] & SNAPSHOT_LEVEL > 0)])
-    known = np.concatenate(prices)
-    known = known[known > 0]
-    if not len(known):
-        return 0, 1
-    low, high = int(known.min()), int(known.max())
-    low, high = low - low // MARGIN - 2, high + high // MARGIN + 3
-    spare = max(0, high - low - MOST_SLOTS)
-    return low + spare // 2, high - (spare - spare // 2)
+    """Return the prices in ticks that can matter to the top of the book, first and past the last.
+
+    They are those of the best quotes, else of the trades, else of the snapshots, and a margin.
+    """
+    for name, prices, bits, wanted in (("best", ["bid_price_ticks", "ask_price_ticks"], 0, 0),
+                                       ("trades", ["price_ticks"], NOT_MARKET, 0),
+                                       ("depth", ["price_ticks"], SNAPSHOT_LEVEL, SNAPSHOT_LEVEL)):
+        low, high = MOST_TICKS, 0
+        for batch in messages.batches(name, ["symbol", *prices, *(["bits"] if bits else [])]):
+            own = batch["symbol"] == symbol
+            if bits:
+                own &= batch["bits"] & bits == wanted
+            for column in prices:
+                known = batch[column][own & (batch[column] > 0)]
+                low, high = min(low, int(known.min(initial=MOST_TICKS))), max(high, int(known.max(initial=0)))
+        if high:
+            low, high = low - low // MARGIN - 2, high + high // MARGIN + 3
+            spare = max(0, high - low - MOST_SLOTS)
+            return low + spare // 2, high - (spare - spare // 2)
+    return 0, 1
 
 
 def _levels(messages: Messages, depth: Columns, own: np.ndarray, low: int, high: int) -> tuple[np.ndarray, ...]:
@@ -98,7 +102,8 @@ def _levels(messages: Messages, depth: Columns, own: np.ndarray, low: int, high:
         number = owner[message]
         kept = (number >= 0) & (price >= low) & (price < high)
         counts += np.bincount(number[kept], minlength=len(own))
-        parts.append(((batch["side"][kept] < 0).astype(np.int8), (price[kept] - low).astype(np.int32), batch["qty_lots"][kept]))
+        asks = (batch["side"][kept] < 0).astype(np.int8)
+        parts.append((asks, (price[kept] - low).astype(np.int32), batch["qty_lots"][kept]))
         row += len(price)
     side, slot, lots = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return side, slot, lots, np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
@@ -112,7 +117,8 @@ def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndar
     own = np.flatnonzero((best["symbol"] == symbol) & (best["update_id"] != MISSING))
     own = own[np.argsort(best["update_id"][own], kind="stable")]
     ids = best["update_id"][own]
-    quotes = np.stack([best[name][own] for name in ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots")])
+    names = ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots")
+    quotes = np.stack([best[name][own] for name in names])
     after = np.searchsorted(ids, last_id, "right")
     newest = np.maximum(after - 1, 0)
     if not len(ids):
@@ -165,7 +171,7 @@ def _old(last_id, book_id, chained, strict):
 
 @njit(cache=True)
 def _continues(previous, book_id, chained, strict):
-    """USD-M step 4 and 6: pu <= L <= u for the first; step 5: then pu == previous u. Spot steps 4 and 5: U <= id + 1."""
+    """USD-M steps 4 and 6: pu <= L <= u for the first; step 5: then pu == previous u. Spot steps 4, 5: U <= id + 1."""
     return previous == book_id if strict and chained else previous <= book_id
 
 

@@ -86,4 +86,13 @@ def on_event(params, state, market, position):
         state.adverse = 1
         state.occasion = behind.void_id * 2 + 1
         return params.adverse_action
+    if ahead.void_near_bps <= params.within_bps and params.favourable_action > 0:
+        state.near_bps = ahead.void_near_bps
+        state.far_bps = ahead.void_far_bps
+        state.deficit = ahead.void_deficit
+        state.cost_lots = ahead.void_cost_lots
+        state.flow_lots = flow
+        state.adverse = 0
+        state.occasion = ahead.void_id * 2 + 2
+        return params.favourable_action
     return HOLD

@@ -1,0 +1,261 @@
+"""The command line: arguments only; each command calls one function and prints what it returns."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from engine.errors import BadInput, CheckFailed, TapeguardError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the answer is no, 2 wrong use, 3 a source failed."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "command"):
+        parser.print_help()
+        return 2
+    try:
+        return args.command(args) or 0
+    except TapeguardError as error:
+        if getattr(args, "debug", False):
+            raise
+        print(f"tapeguard: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tapeguard: stopped", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(prog="tapeguard", description="Record order flow, replay it through one loop, and measure exit rules "
+                                     "for MetaTrader 5 positions.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--data", type=Path, default=Path(os.environ.get("TAPEGUARD_DATA", "data")), metavar="DIR",
+                        help="data root (default: TAPEGUARD_DATA, else ./data)")
+    shared.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[shared], help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command("demo", demo, "generate a seeded market, record it, replay every rule on it; no network, no account")
+    sub.add_argument("--seed", type=int, default=1, help="of the generated market (default: 1)")
+    sub.add_argument("--minutes", type=float, default=15.0, help="length of the market (default: 15)")
+
+    sub = command("import", import_, "turn recorded files into one session")
+    sub.add_argument("paths", nargs="+", type=Path, metavar="PATH",
+                     help="capture lines, cryptofeed, Binance archive, tardis.dev CSV, MT5 ticks; formats are told by content")
+    sub.add_argument("--name", help="session name (default: symbols and time)")
+    sub.add_argument("--symbol", help="the only symbol that may be in the files")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], help="where the files do not say")
+    sub.add_argument("--tick", action="append", default=[], metavar="SYMBOL=SIZE", help="price tick (default: the step that fits every price)")
+    sub.add_argument("--lot", action="append", default=[], metavar="SYMBOL=SIZE", help="quantity step (default: likewise)")
+    sub.add_argument("--latency-ms", type=float, default=0.0, help="added to venue time where files hold no receive time (default: 0)")
+    sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
+
+    command("sessions", sessions, "list the sessions")
+    sub = command("check", check, "verify hashes, sequence, gaps, the book against the venue's best quotes, and the clock")
+    sub.add_argument("session", metavar="SESSION", help="name or folder")
+    sub = command("sql", sql, "ask a question of a session's tables, in SQL (DuckDB)")
+    sub.add_argument("session", metavar="SESSION", help="name or folder")
+    sub.add_argument("query", metavar="QUERY", help='such as "select side, sum(qty) from trades group by side"')
+    sub = command("rules", rules, "list the exit rules, their presets and parameters")
+    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+    add_replay(command("replay", replay, "replay a session: what each rule decides, what the fills would have been, and a digest"))
+    return parser
+
+
+def add_replay(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments of `replay`."""
+    sub.add_argument("session", nargs="?", metavar="SESSION", help="name or folder")
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
+    source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
+    source.add_argument("--again", type=Path, metavar="RUN", help="repeat a run from its own folder and compare digests")
+    sub.add_argument("--rules", default="all", metavar="LIST",
+                     help="name[:preset][=mode], comma separated; modes off alert shadow act; or all, none (default: all)")
+    sub.add_argument("--set", action="append", default=[], metavar="RULE.PARAM=VALUE", help="change a parameter; may be repeated")
+    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+    sub.add_argument("--quotes", default="", metavar="SPEC",
+                     help="model broker quotes where none were recorded: spread=2bps,basis=0bps,lag=100ms,tick=0.01")
+    sub.add_argument("--model-quotes", action="store_true", help="model them even where some were recorded")
+    sub.add_argument("--latency-ms", type=float, default=250.0, help="decision to fill (default: 250)")
+    sub.add_argument("--slippage-ticks", type=int, default=0, help="against the trader on market exits, broker ticks (default: 0)")
+    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
+    sub.add_argument("--volume-step", default="0.01", help="lots (default: 0.01)")
+    sub.add_argument("--recorded-exits", action="store_true", help="close trades when the file says they were closed")
+    sub.add_argument("--server-offset", type=float, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)")
+    sub.add_argument("--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)")
+
+
+def console():
+    """Return the console for a person's output."""
+    from rich.console import Console
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def show(args: argparse.Namespace, result, *parts) -> None:
+    """Print a result: as JSON alone, or the parts made for a person."""
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    out = console()
+    for part in parts:
+        out.print(part)
+
+
+def find_session(args: argparse.Namespace):
+    """Open the session named on the command line: a folder, or a name under the data root."""
+    from engine.errors import nearest
+    from engine.record.store import Session, sessions_folder
+    given = Path(args.session)
+    if (given / "manifest.json").is_file() or given.is_dir() and len(given.parts) > 1:
+        return Session(given)
+    folder = sessions_folder(args.data)
+    if not (folder / args.session).is_dir():
+        names = [path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")]
+        hint = nearest(args.session, names) if names else "there are none yet: tapeguard import or tapeguard demo makes one"
+        raise BadInput(f"no session {args.session!r} in {folder}; {hint}")
+    return Session(folder / args.session)
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Generate, record, check, replay."""
+    from engine import screen
+    from engine.demo import demo as run
+    result = run(args.data, args.seed, args.minutes, lambda text: print(text, file=sys.stderr))
+    tables = screen.replay_tables(result["replay"], result["modes"])
+    show(args, result, screen.check_table(result["check"]), *tables, f"digest {result['replay']['digest'][:16]}  run {result['replay']['path']}",
+         "The market is generated and has no edge outside its planted events: these counts show that the path works, not that a rule earns.")
+
+
+def import_(args: argparse.Namespace) -> None:
+    """Import files into a session."""
+    from engine import screen
+    from engine.record.importer import import_files
+    with screen.progress("importing", args.json) as report:
+        result = import_files(args.paths, args.data, name=args.name, symbol=args.symbol, venue=args.venue, ticks=pairs(args.tick, "--tick"),
+                              lots=pairs(args.lot, "--lot"), latency_ms=args.latency_ms, skip_limit=args.skip_limit, progress=report)
+    skipped = [f"skipped {entry['file']} line {entry['line']}: {entry['reason']}" for entry in result["skipped"][:10]]
+    show(args, result, screen.import_table(result), *skipped, f"{result['path']} in {result['seconds']} s")
+
+
+def pairs(texts: list[str], option: str) -> dict[str, str]:
+    """Read SYMBOL=SIZE texts."""
+    found = {}
+    for text in texts:
+        symbol, equals, value = text.partition("=")
+        if not equals or not symbol or not value:
+            raise BadInput(f"{option} {text}: write it as SYMBOL=SIZE, such as BTCUSDT=0.1")
+        found[symbol.upper()] = value
+    return found
+
+
+def sessions(args: argparse.Namespace) -> None:
+    """List sessions."""
+    from engine import screen
+    from engine.record.catalog import list_sessions
+    entries = list_sessions(args.data)
+    problems = [f"{entry['session']}: {entry['problem']}" for entry in entries if entry.get("problem")]
+    show(args, entries, screen.sessions_table(entries), *problems)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check a session."""
+    from engine import screen
+    from engine.record.quality import check_session
+    result = check_session(find_session(args))
+    show(args, result, screen.check_table(result), *(f"problem: {text}" for text in result["problems"]))
+    return 0 if result["ok"] else CheckFailed.exit_code
+
+
+def sql(args: argparse.Namespace) -> None:
+    """Query a session."""
+    from engine import screen
+    from engine.record.query import run_sql
+    columns, rows = run_sql(find_session(args), args.query)
+    table = {"columns": columns, "rows": [[value if isinstance(value, int | float | str | None) else str(value) for value in row]
+                                          for row in rows]}
+    show(args, table, screen.sql_table(columns, rows))
+
+
+def rules(args: argparse.Namespace) -> None:
+    """List rules."""
+    from rich.table import Table
+
+    from engine.rules import find_rules
+    found = find_rules(args.rules_dir)
+    table = Table("rule", "preset", "parameters", title="Exit rules")
+    for rule in found.values():
+        for preset, params in rule.presets.items():
+            table.add_row(rule.name, preset, " ".join(f"{name}={getattr(params, name):g}" for name, _ in rule.params_fields))
+    result = {name: {"doc": rule.doc, "presets": {preset: {field: getattr(params, field) for field, _ in rule.params_fields}
+                                                  for preset, params in rule.presets.items()}} for name, rule in found.items()}
+    show(args, result, table, *(f"{name}: {rule.doc}" for name, rule in found.items()))
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Replay a session, or repeat a run."""
+    from engine import screen
+    from engine.replay import replay as run
+    from engine.replay import replay_again
+    from engine.runlog import read_manifest
+    if args.again:
+        before = read_manifest(args.again)["digest"]
+        result = replay_again(args.again, args.data, find_session(args).path if args.session else None)
+        same = before == result["digest"]
+        show(args, {**result, "identical": same}, f"{'identical' if same else 'DIFFERENT'}: {before[:16]} then {result['digest'][:16]}")
+        return 0 if same else CheckFailed.exit_code
+    plan, inputs = make_plan(args)
+    with screen.progress("replaying", args.json) as report:
+        result = run(plan, args.data, inputs, report)
+    tables = screen.replay_tables(result, {choice.rule.name: choice.mode for choice in plan.choices})
+    show(args, result, *tables, f"{result['events']:,} events, {result['decisions']:,} decisions, digest {result['digest'][:16]}",
+         f"run {result['path']} in {result['seconds']['total']} s")
+    return 0
+
+
+def make_plan(args: argparse.Namespace):
+    """Return what a replay is asked to do, and where its trades came from."""
+    from engine.entries import parse_entries, plan_entries
+    from engine.quotes import parse_quotes
+    from engine.record.store import file_sha256
+    from engine.replay import Plan
+    from engine.rules import choose, find_rules
+    from engine.run import Settings
+    from engine.sources.history import load_trades
+    if not args.session:
+        raise BadInput("name a session to replay; tapeguard sessions lists them")
+    if not args.trades and not args.entries:
+        raise BadInput("give --trades FILE or --entries SPEC, such as --entries every=10s,side=both,sl=20bps,tp=30bps,max=300s")
+    if args.latency_ms < 0 or args.cooldown_ms < 0 or args.slippage_ticks < 0 or args.chunk < 0:
+        raise BadInput("--latency-ms, --cooldown-ms, --slippage-ticks and --chunk must not be negative")
+    session = find_session(args)
+    choices = choose(find_rules(args.rules_dir), args.rules, args.set)
+    if args.trades:
+        trades = load_trades(args.trades, int(args.server_offset * 3600))
+        inputs = {"trades": args.trades.name, "sha256": file_sha256(args.trades)}
+    else:
+        spec = parse_entries(args.entries)
+        inputs = {"entries": args.entries}
+        names = [entry.symbol for entry in session.instruments]
+        leading = [entry.symbol for entry in session.instruments if entry.venue != "mt5"]
+        if not spec.symbol and len(leading or names) > 1:
+            raise BadInput(f"session {session.id} has several symbols; add symbol= to --entries, one of {', '.join(names)}")
+        trades = plan_entries(spec, session.manifest["first_recv_ns"], session.manifest["last_recv_ns"], (leading or names)[0])
+    settings = Settings(latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6), slippage_ticks=args.slippage_ticks)
+    return Plan(session, trades, choices, settings, parse_quotes(args.quotes), args.model_quotes, args.volume_step, args.recorded_exits,
+                args.chunk), inputs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

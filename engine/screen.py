@@ -1,0 +1,111 @@
+"""What commands show a person: tables and progress, built here and printed by the command line."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+STDERR = Console(stderr=True)
+
+
+def utc(time_ns: int | None) -> str:
+    """Write nanoseconds as a UTC time to the second."""
+    return "-" if time_ns is None else datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for a person."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on standard error while work reports (done, total); nothing when quiet or not a terminal."""
+    if quiet or not STDERR.is_terminal:
+        yield None
+        return
+    with Progress(TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=STDERR, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    return table
+
+
+def sessions_table(entries: list[dict]) -> Table:
+    """Return the list of sessions."""
+    table = _table("Sessions", "session", "venue", "symbols", "from (UTC)", "length", "rows", "size", "state")
+    for entry in entries:
+        first, last = entry.get("first_recv_ns"), entry.get("last_recv_ns")
+        length = f"{(last - first) / 1e9:,.0f} s" if first is not None and last is not None else "-"
+        rows = entry.get("rows")
+        table.add_row(entry["session"], entry.get("venue") or "-", " ".join(entry.get("symbols") or []), utc(first), length,
+                      f"{sum(rows.values()):,}" if isinstance(rows, dict) else f"{rows or 0:,}", size(entry.get("bytes") or 0),
+                      entry["state"])
+    return table
+
+
+def import_table(result: dict) -> Table:
+    """Return what an import found."""
+    table = _table(f"Session {result['session']}", "message", "count")
+    for name, count in result["messages"].items():
+        if count:
+            table.add_row(name, f"{count:,}")
+    return table
+
+
+def check_table(result: dict) -> Table:
+    """Return the findings of a check, one line each."""
+    book, clock, files = result["book"], result["clock"], result["files"]
+    table = _table(f"Session {result['session']}: {'sound' if result['ok'] else 'NOT to be trusted'}", "check", "finding")
+    offset = clock.get("recv_minus_event_ms") or {}
+    known = offset.get("median") is not None
+    table.add_row("files", f"{files['verified']} verified, {len(files['altered'])} altered")
+    table.add_row("sequence", "dense, receive time rising" if result["sequence"]["ok"] else "BROKEN")
+    table.add_row("trade ids", f"{result['trade_ids']['breaks']:,} breaks, {result['trade_ids']['missing']:,} missing")
+    table.add_row("gaps recorded", f"{len(result['sequence']['gaps']):,}")
+    table.add_row("book = venue's best quote", f"{book['equal']:,} of {book['compared']:,} compared, {book['crossed']} crossed")
+    table.add_row("receive - event time", f"{offset['min']:.1f} / {offset['median']:.1f} / {offset['max']:.1f} ms" if known else "not known")
+    for stream, share in result["coverage"].items():
+        table.add_row(f"trusted: {stream}", "-" if share is None else f"{share:.2%}")
+    return table
+
+
+def replay_tables(result: dict, modes: dict[str, str]) -> list[Table]:
+    """Return what each rule did and how the trades ended."""
+    rules = _table(f"Rules ({result['quotes']} quotes)", "rule", "mode", "alerts", "stops moved", "partial exits", "exits")
+    for name, counts in result["by_rule"].items():
+        if modes.get(name, "off") != "off":
+            rules.add_row(name, modes[name], *(f"{counts[action]:,}" for action in ("alert", "tighten", "partial", "close")))
+    ends = _table(f"Trades: {result['trades']:,} closed, mean {_r(result['mean_r'])}", "ended by", "count")
+    words = {"stopped": "stop (own or moved)", "taken": "take profit", "timed_out": "time limit", "rule_closed": "a rule",
+             "recorded_close": "the recorded exit"}
+    for code, word in words.items():
+        ends.add_row(word, f"{result['fills'][code]:,}")
+    return [rules, ends]
+
+
+def _r(value: float | None) -> str:
+    return "not known" if value is None else f"{value:+.3f} R"
+
+
+def sql_table(columns: list[str], rows: list[tuple]) -> Table:
+    """Return the rows of a query."""
+    table = Table()
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    return table
