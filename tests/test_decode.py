@@ -78,7 +78,7 @@ GOLDEN = [
            "41.207", "20.100", 209, False)),
     (USDM, "btcusdt@miniTicker", {"e": "24hrMiniTicker", "s": "BTCUSDT"}, Other("BTCUSDT", "btcusdt@miniTicker")),
     (USDM, "btcusdt@rpiDepth@500ms", USDM_DIFF, Other("BTCUSDT", "btcusdt@rpiDepth@500ms")),
-    (SPOT, "!serverShutdown", {"e": "serverShutdown", "E": 1795000002250}, Other("!SERVERSHUTDOWN", "!serverShutdown")),
+    (SPOT, "!serverShutdown", {"e": "serverShutdown", "E": 1795000002250}, Other("", "!serverShutdown")),
 ]
 
 

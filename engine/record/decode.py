@@ -234,7 +234,7 @@ def kline(data: bytes, venue: str, stream: str) -> list[Message]:
 
 def other(data: bytes, venue: str, stream: str) -> list[Message]:
     """Pass over a stream the session does not store."""
-    return [Other(stream.partition("@")[0].upper(), stream)]
+    return [Other("" if stream.startswith("!") else stream.partition("@")[0].upper(), stream)]
 
 
 _BY_STREAM = {"trade": trade, "aggTrade": agg_trade, "depth": diff_depth, "bookTicker": best, "forceOrder": liquidation}
@@ -274,6 +274,6 @@ def _bare(frame: bytes, outer: wire.Envelope, symbol: str | None) -> list[Messag
         if symbol is None:
             raise BadFrame("a bare depth snapshot names no symbol, and none is known here")
         return [snapshot(frame, symbol)]
-    if outer.e == "serverShutdown" or any(x is not None for x in (outer.result, outer.id, outer.error, outer.code)):
+    if outer.e == "serverShutdown" or outer.result or outer.id or outer.error or outer.code is not None:
         return [Other("", "control")]
     raise BadFrame("the frame names no stream; only its stream name tells a diff from a top-N frame")

@@ -132,9 +132,9 @@ class Envelope(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw()
     lastUpdateId: int | None = None
     e: str | None = None
-    result: msgspec.Raw | None = None
-    id: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    id: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
     code: int | None = None
 
 
