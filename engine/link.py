@@ -12,8 +12,8 @@ from pathlib import Path
 from engine.errors import SourceFailed
 
 KERNEL = Path(__file__).resolve().parent / "kernel"
-RESERVED = {"occasion": "occasions", "stop_ticks": "stops", "share": "shares"}
-_DEFAULT = {"occasion": "0", "stop_ticks": "MISSING", "share": "0.5"}
+RESERVED = {"stop_ticks": "stops", "share": "shares"}
+_DEFAULT = {"stop_ticks": "MISSING", "share": "0.5"}
 
 
 def kernels_folder() -> Path:
@@ -45,16 +45,18 @@ def votes_source(rules: list) -> str:
         lines += [f"    ({rule.name!r}, record({getattr(rule, kind + '_fields')!r}))," for rule in rules]
         lines.append("])")
     lines += ["", "", "@register_jitable",
-              "def ask_rules(modes, params, state, market, position, actions, occasions, stops, shares):",
-              '    """Ask every rule that is not off."""']
+              "def ask_rules(modes, v, params, state, market, position, actions, occasions, stops, shares):",
+              '    """Ask every rule that is not off; return one bit for each that votes for more than holding."""', "    votes = 0"]
     for r, rule in enumerate(rules):
         fields = {name for name, _ in rule.state_fields}
-        lines += [f"    actions[{r}] = HOLD", f"    if modes[{r}] != 0:",
-                  f"        actions[{r}] = rule_{rule.name}.on_event(params.{rule.name}, state.{rule.name}, market, position)"]
+        occasion = f"state.{rule.name}.occasion" if "occasion" in fields else "0"
+        lines += [f"    actions[{r}] = HOLD", f"    if modes[v, {r}] != 0:",
+                  f"        actions[{r}] = rule_{rule.name}.on_event(params.{rule.name}, state.{rule.name}, market, position)",
+                  f"        occasions[{r}] = {occasion}", f"        if actions[{r}] > HOLD:", f"            votes |= {1 << r}"]
         for field, column in RESERVED.items():
             value = f"state.{rule.name}.{field}" if field in fields else _DEFAULT[field]
-            lines.append(f"        {column}[{r}] = {value}")
-    lines += ["", "", "@register_jitable", "def write_evidence(r, state, out):",
+            lines.append(f"            {column}[{r}] = {value}")
+    lines += ["    return votes", "", "", "@register_jitable", "def write_evidence(r, state, out):",
               '    """Copy the state a rule voted on into its decision, unused places NaN."""']
     for place in range(8):
         lines.append(f"    out.evidence_{place} = np.nan")

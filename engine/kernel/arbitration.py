@@ -3,7 +3,7 @@
 from numba.extending import register_jitable
 
 from .records import (
-    ACTED, ALERT, ALERTED, BUSY, CLOSE, COOLING, HOLD, MISSING, MODE_ACT, MODE_ALERT, MODE_OFF, MODE_SHADOW, OUTRANKED, PARTIAL,
+    ACTED, ALERT, ALERTED, BUSY, CLOSE, COOLING, HOLD, MISSING, MODE_ACT, MODE_ALERT, MODE_SHADOW, OUTRANKED, PARTIAL,
     SHADOWED, TIGHTEN, USELESS,
 )
 
@@ -134,15 +134,3 @@ def write(row, market, v, position, r, action, mode, result, votes, occasion, st
     out.volume_left = position.order_volume if result == ACTED else MISSING
     out.gain_r = position.gain_r
     out.age_ns = position.age_ns
-
-
-@register_jitable
-def mask_of(modes, v, actions):
-    """Return one bit for each rule that votes for more than holding."""
-    votes = 0
-    for r in range(actions.shape[0]):
-        if modes[v, r] == MODE_OFF:
-            actions[r] = HOLD
-        if actions[r] > HOLD:
-            votes |= 1 << r
-    return votes

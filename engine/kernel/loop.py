@@ -3,12 +3,12 @@
 import numba
 from numba.extending import register_jitable
 
-from .arbitration import DONE, LOGGED, choose, is_news, mask_of, note_vote, order, result_of, verdict, write
+from .arbitration import DONE, LOGGED, choose, is_news, note_vote, order, result_of, verdict, write
 from .book import fold_diff, fold_snapshot
 from .depth import refresh_depth
 from .positions import fold_outcome, fold_position, fold_quote
 from .records import (
-    ACTED, BEST, BOOK_BROKEN, BOOK_SYNCED, CONNECTED, DEPTH, FEED, GAP, HOLD, LAST, LOST, MISSING, MODE_OFF, NOT_MARKET, OPEN,
+    ACTED, BEST, BOOK_BROKEN, BOOK_SYNCED, CONNECTED, DEPTH, FEED, GAP, HOLD, LAST, LOST, MISSING, NOT_MARKET, OPEN,
     OUTCOME, POSITION, QUOTE, RESYNC, SNAPSHOT, STALE, TIGHTEN, TIMER, TRADE,
 )
 from .slow import fold_basis, fold_second, refresh_extremes, refresh_residual, refresh_volatility
@@ -125,8 +125,10 @@ def decide(row, s, market, positions, active, active_count, states, params, mode
             if position.status != OPEN or position.symbol != s or position.exit_ticks == MISSING:
                 continue
             position.age_ns = row.recv_ns - position.open_ns
-            ask_rules(modes[v], params[v], states[v, k], market, position, actions, occasions, stops, shares)
-            votes = mask_of(modes, v, actions)
+            votes = ask_rules(modes, v, params[v], states[v, k], market, position, actions, occasions, stops, shares)
+            if votes == 0 and position.voted == 0:
+                continue
+            position.voted = votes
             settle_votes(row, market, v, k, position, settings[v], modes, states, latches, votes, actions, occasions, stops, shares,
                          decisions, counts)
 

@@ -93,6 +93,7 @@ def blank(position, row):
     position.order_rule = -1
     position.order_decided_ns = MISSING
     position.acted_ns = MISSING
+    position.voted = 0
 
 
 @register_jitable

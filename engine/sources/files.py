@@ -3,15 +3,19 @@
 import gzip
 import hashlib
 import io
+import itertools
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from engine.errors import BadInput
 
 PROGRESS_LINES = 20_000
+BUFFER_BYTES = 1 << 18
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
 class RecordedFile:
@@ -39,14 +43,20 @@ class RecordedFile:
                 digest.update(block)
         return digest.hexdigest()
 
-    def _unpacked(self, raw: BinaryIO) -> BinaryIO:
-        magic = raw.read(4)
-        raw.seek(0)
-        if magic[:2] == b"\x1f\x8b":
-            return gzip.GzipFile(fileobj=raw)
-        if magic == b"PK\x03\x04":
-            return self._member(raw)
-        return raw
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+        """Open the file as it lies on disk, and beside it what it unpacks to."""
+        with open(self.path, "rb", buffering=BUFFER_BYTES) as raw:
+            magic = raw.read(4)
+            raw.seek(0)
+            if magic[:2] == b"\x1f\x8b":
+                with io.BufferedReader(gzip.GzipFile(fileobj=raw), BUFFER_BYTES) as unpacked:
+                    yield raw, unpacked
+            elif magic == b"PK\x03\x04":
+                with io.BufferedReader(self._member(raw), BUFFER_BYTES) as unpacked:
+                    yield raw, unpacked
+            else:
+                yield raw, raw
 
     def _member(self, raw: BinaryIO) -> BinaryIO:
         archive = zipfile.ZipFile(raw)
@@ -62,38 +72,25 @@ class RecordedFile:
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield (line number from 1, line without its end), reporting the bytes read so far now and then."""
         number = 0
-        with open(self.path, "rb") as raw:
-            try:
-                for number, line in enumerate(io.BufferedReader(self._unpacked(raw), 1 << 18), 1):
+        try:
+            with self._opened() as (raw, unpacked):
+                for number, line in enumerate(unpacked, 1):
                     yield number, line.rstrip(b"\r\n")
                     if self.progress and number % PROGRESS_LINES == 0:
                         self.progress(min(raw.tell(), self.size))
-            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-                raise self._damaged(error, number) from None
+        except DAMAGE as error:
+            raise self._damaged(error, number) from None
         if number == 0:
             raise BadInput(f"{self.path} is empty once unpacked; there is nothing in it to import")
 
     def head(self, count: int = 1) -> list[bytes]:
         """Return the first lines."""
-        found = []
-        for _, line in self.lines():
-            found.append(line)
-            if len(found) == count:
-                break
-        return found
+        return [line for _, line in itertools.islice(self.lines(), count)]
 
-    def start(self, size: int = 4096) -> bytes:
-        """Return the first bytes, unpacked."""
-        with open(self.path, "rb") as raw:
-            try:
-                return self._unpacked(raw).read(size)
-            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-                raise self._damaged(error, 0) from None
-
-    def content(self) -> bytes:
-        """Return the whole file, unpacked."""
-        with open(self.path, "rb") as raw:
-            try:
-                return self._unpacked(raw).read()
-            except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-                raise self._damaged(error, 0) from None
+    def content(self, size: int = -1) -> bytes:
+        """Return the first bytes, or all, unpacked."""
+        try:
+            with self._opened() as (_, unpacked):
+                return unpacked.read(size)
+        except DAMAGE as error:
+            raise self._damaged(error, 0) from None

@@ -44,7 +44,7 @@ _START = [
 
 def sniff(file: RecordedFile) -> Format:
     """Return the format of a file, or raise BadInput naming the formats there are."""
-    start = file.start()
+    start = file.content(4096)
     if not start.strip():
         raise BadInput(f"{file.path} is empty once unpacked; there is nothing in it to import")
     for pattern, found in _START:

@@ -174,7 +174,7 @@ def read_export(file: RecordedFile, intake: Intake) -> None:
 
 
 def _text_lines(file: RecordedFile) -> Iterable[tuple[int, str]]:
-    if file.start(2) in (b"\xff\xfe", b"\xfe\xff"):
+    if file.content(2) in (b"\xff\xfe", b"\xfe\xff"):
         yield from enumerate(file.content().decode("utf-16", "replace").splitlines(), 1)
         return
     for number, line in file.lines():

@@ -34,4 +34,6 @@ def on_event(params, state, market, position):
         state.gain_r = position.gain_r
         state.stop_ticks = position.entry_ticks + position.side * int(position.spread_ticks * params.spreads)
         state.occasion = 1
+    if position.stop_ticks > 0 and position.side * (position.stop_ticks - state.stop_ticks) >= 0:
+        return HOLD
     return TIGHTEN

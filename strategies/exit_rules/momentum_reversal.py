@@ -45,6 +45,19 @@ class State:
     since_ns: int = 0
 
 
+def given_back_bps(position):
+    """Return how far the result has fallen from its best."""
+    return (position.peak_ticks - position.gain_ticks) * 10000.0 / position.entry_ticks
+
+
+def is_far(params, market, position, move_bps):
+    """Tell whether the move is worth leaving for and the give-back more than a driftless path would show."""
+    if -move_bps < params.floor_bps or -move_bps * position.exit_ticks < position.spread_ticks * 10000.0:
+        return False
+    peak_age_s = (market.now_ns - position.peak_ns) / 1e9
+    return given_back_bps(position) >= params.give_back * market.sigma_bps * math.sqrt(peak_age_s)
+
+
 def on_event(params, state, market, position):
     """Vote to leave on a sharp adverse move."""
     move = position.side * market.move_10s_bps
@@ -62,22 +75,15 @@ def on_event(params, state, market, position):
     if z > state.best_z:
         state.best_z = z
     armed = state.best_z >= params.arm_z or position.peak_r >= params.arm_r
-    spread_bps = position.spread_ticks * 10000.0 / position.exit_ticks
     limit = params.fire_z * scale
-    if limit < params.floor_bps:
-        limit = params.floor_bps
-    if limit < spread_bps:
-        limit = spread_bps
-    back = (position.peak_ticks - position.gain_ticks) * 10000.0 / position.entry_ticks
-    peak_age_s = (market.now_ns - position.peak_ns) / 1e9
-    if armed and -move >= limit and back >= params.give_back * market.sigma_bps * math.sqrt(peak_age_s):
-        if state.since_ns == 0:
-            state.since_ns = market.now_ns
-        if market.now_ns - state.since_ns >= params.dwell_ms * 1e6:
-            state.move_bps = move
-            state.limit_bps = limit
-            state.give_back_bps = back
-            return params.action
+    if not armed or not -move >= limit or not is_far(params, market, position, move):
+        state.since_ns = 0
         return HOLD
-    state.since_ns = 0
-    return HOLD
+    if state.since_ns == 0:
+        state.since_ns = market.now_ns
+    if market.now_ns - state.since_ns < params.dwell_ms * 1e6:
+        return HOLD
+    state.move_bps = move
+    state.limit_bps = limit
+    state.give_back_bps = given_back_bps(position)
+    return params.action

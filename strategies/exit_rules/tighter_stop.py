@@ -31,4 +31,6 @@ def on_event(params, state, market, position):
             return HOLD
         state.stop_ticks = position.entry_ticks - position.side * int(position.risk_ticks * params.at_r)
         state.occasion = 1
+    if position.side * (position.stop_ticks - state.stop_ticks) >= 0:
+        return HOLD
     return TIGHTEN

@@ -32,4 +32,6 @@ def on_event(params, state, market, position):
     state.peak_r = position.peak_r
     behind = position.peak_ticks - int(position.risk_ticks * params.distance_r)
     state.stop_ticks = position.entry_ticks + position.side * behind
+    if position.side * (position.stop_ticks - state.stop_ticks) >= 0:
+        return HOLD
     return TIGHTEN
