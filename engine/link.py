@@ -33,18 +33,18 @@ def kernels_folder() -> Path:
 def votes_source(rules: list) -> str:
     """Write the generated module: record types of the chosen rules and straight-line calls of each."""
     lines = ['"""Written by the linker: one call for each rule, in order."""', "", "import numpy as np",
-             "from numba.extending import register_jitable", "", "from .market import N_EVIDENCE",
+             "from .compiled import compiled", "from .market import N_EVIDENCE",
              "from .records import HOLD, MISSING, record"]
     lines += [f"from .rules import {rule.name} as rule_{rule.name}" for rule in rules]
     lines += ["", "RULES = [" + ", ".join(f"rule_{rule.name}" for rule in rules) + "]",
               "for module in RULES:", "    for item in list(vars(module).values()):",
               "        if callable(item) and getattr(item, '__module__', None) == module.__name__ and not isinstance(item, type):",
-              "            register_jitable(item)", ""]
+              "            compiled(item)", ""]
     for kind in ("params", "state"):
         lines.append(f"{kind.upper()} = record([")
         lines += [f"    ({rule.name!r}, record({getattr(rule, kind + '_fields')!r}))," for rule in rules]
         lines.append("])")
-    lines += ["", "", "@register_jitable",
+    lines += ["", "", "@compiled",
               "def ask_rules(modes, v, params, state, market, position, actions, occasions, stops, shares):",
               '    """Ask every rule that is not off; return one bit for each that votes for more than holding."""', "    votes = 0"]
     for r, rule in enumerate(rules):
@@ -56,7 +56,7 @@ def votes_source(rules: list) -> str:
         for field, column in RESERVED.items():
             value = f"state.{rule.name}.{field}" if field in fields else _DEFAULT[field]
             lines.append(f"            {column}[{r}] = {value}")
-    lines += ["    return votes", "", "", "@register_jitable", "def write_evidence(r, state, out):",
+    lines += ["    return votes", "", "", "@compiled", "def write_evidence(r, state, out):",
               '    """Copy the state a rule voted on into its decision, unused places NaN."""']
     for place in range(8):
         lines.append(f"    out.evidence_{place} = np.nan")

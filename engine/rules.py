@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.util
 import itertools
 import sys
 import traceback

@@ -1,17 +1,30 @@
 """From the votes of the rules to at most one action for a position at one event; every loser is written down too."""
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import (
-    ACTED, ALERT, ALERTED, BUSY, CLOSE, COOLING, HOLD, MISSING, MODE_ACT, MODE_ALERT, MODE_SHADOW, OUTRANKED, PARTIAL,
-    SHADOWED, TIGHTEN, USELESS,
+    ACTED,
+    ALERT,
+    ALERTED,
+    BUSY,
+    CLOSE,
+    COOLING,
+    HOLD,
+    MISSING,
+    MODE_ACT,
+    MODE_ALERT,
+    MODE_SHADOW,
+    OUTRANKED,
+    PARTIAL,
+    SHADOWED,
+    TIGHTEN,
+    USELESS,
 )
 
 # columns of a latch: the vote last written down, its occasion, and whether it was acted on
 LOGGED, OCCASION, DONE = 0, 1, 2
 
 
-@register_jitable
+@compiled
 def volume_left(position, share, min_volume):
     """Return the volume steps to keep after closing a share: a target, so that asking twice closes once; 0 means close whole."""
     left = position.volume - int(position.initial_volume * share + 1e-9)
@@ -22,7 +35,7 @@ def volume_left(position, share, min_volume):
     return left
 
 
-@register_jitable
+@compiled
 def is_tighter(position, stop_ticks, step_ticks):
     """Tell whether a stop is nearer than the one in force by a step, and still on the far side of the price."""
     if stop_ticks == MISSING or position.side * (position.exit_ticks - stop_ticks) <= 0:
@@ -32,13 +45,13 @@ def is_tighter(position, stop_ticks, step_ticks):
     return position.side * (stop_ticks - position.stop_ticks) >= step_ticks
 
 
-@register_jitable
+@compiled
 def is_news(latches, v, k, r, action, occasion):
     """Tell whether a vote differs from the one last written down for this rule and position."""
     return latches[v, k, r, LOGGED] != action or latches[v, k, r, OCCASION] != occasion
 
 
-@register_jitable
+@compiled
 def note_vote(latches, v, k, r, action, occasion):
     """Remember a vote as written down and not acted on."""
     if is_news(latches, v, k, r, action, occasion):
@@ -47,7 +60,7 @@ def note_vote(latches, v, k, r, action, occasion):
         latches[v, k, r, DONE] = 0
 
 
-@register_jitable
+@compiled
 def is_candidate(position, setting, modes, latches, v, k, r, action, occasion, stop_ticks):
     """Tell whether a vote may become this event's action."""
     if modes[v, r] != MODE_ACT or action <= ALERT:
@@ -59,7 +72,7 @@ def is_candidate(position, setting, modes, latches, v, k, r, action, occasion, s
     return is_news(latches, v, k, r, action, occasion) or latches[v, k, r, DONE] == 0
 
 
-@register_jitable
+@compiled
 def choose(position, setting, modes, latches, v, k, actions, occasions, stops):
     """Return the rule whose vote wins: the most severe, then the tightest stop, then the first; -1 for none."""
     best = -1
@@ -73,7 +86,7 @@ def choose(position, setting, modes, latches, v, k, actions, occasions, stops):
     return best
 
 
-@register_jitable
+@compiled
 def order(row, position, setting, r, action, stop_ticks, share):
     """Put the winning action in flight."""
     position.order = action
@@ -89,7 +102,7 @@ def order(row, position, setting, r, action, stop_ticks, share):
             position.order = CLOSE
 
 
-@register_jitable
+@compiled
 def verdict(row, position, setting, action):
     """Return what happens to the winning vote now."""
     if position.order != HOLD:
@@ -99,7 +112,7 @@ def verdict(row, position, setting, action):
     return ACTED
 
 
-@register_jitable
+@compiled
 def result_of(position, setting, modes, latches, v, r, best, outcome, action, stop_ticks):
     """Return how one vote ended at this event."""
     if modes[v, r] == MODE_ALERT or action == ALERT:
@@ -113,7 +126,7 @@ def result_of(position, setting, modes, latches, v, r, best, outcome, action, st
     return OUTRANKED
 
 
-@register_jitable
+@compiled
 def write(row, market, v, position, r, action, mode, result, votes, occasion, stop_ticks, out):
     """Fill one decision row, all but the evidence."""
     out.seq = row.seq

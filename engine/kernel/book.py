@@ -1,13 +1,19 @@
 """The price ladder: put a level, follow the venue's numbered sequence rules, link a snapshot to the diffs around it."""
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import (
-    BOOK_BROKEN, BOOK_SYNCED, FIRST, LAST, LEVELS, MISSING, PARTIAL_DEPTH, PENDING,
+    BOOK_BROKEN,
+    BOOK_SYNCED,
+    FIRST,
+    LAST,
+    LEVELS,
+    MISSING,
+    PARTIAL_DEPTH,
+    PENDING,
 )
 
 
-@register_jitable
+@compiled
 def clear(ladder, levels, s, b, centre_ticks):
     """Empty one ladder and put its window around a price."""
     levels[s, b, :, :] = 0
@@ -22,7 +28,7 @@ def clear(ladder, levels, s, b, centre_ticks):
     ladder.chained = 0
 
 
-@register_jitable
+@compiled
 def put(ladder, levels, s, b, side, price_ticks, qty_lots):
     """Set the quantity resting at one price; 0 removes it; a price outside the window stays unknown."""
     slot = price_ticks - ladder.origin_ticks
@@ -66,7 +72,7 @@ def put(ladder, levels, s, b, side, price_ticks, qty_lots):
                     ladder.ask_ticks = ladder.origin_ticks + slot
 
 
-@register_jitable
+@compiled
 def recentre(ladder, levels, s, b):
     """Move the window back around the touch when price has come within a quarter of its edge."""
     if ladder.n_bids == 0 or ladder.n_asks == 0:
@@ -76,12 +82,14 @@ def recentre(ladder, levels, s, b):
         return
     shift = slot - LEVELS // 2
     for side in range(2):
-        old = levels[s, b, side].copy()
-        levels[s, b, side, :] = 0
         count = 0
-        for i in range(max(0, shift), min(LEVELS, LEVELS + shift)):
-            if old[i] > 0:
-                levels[s, b, side, i - shift] = old[i]
+        for step in range(LEVELS):
+            to = step if shift > 0 else LEVELS - 1 - step      # the order in which nothing is overwritten before it is read
+            lots = 0
+            if 0 <= to + shift < LEVELS:
+                lots = levels[s, b, side, to + shift]
+            levels[s, b, side, to] = lots
+            if lots > 0:
                 count += 1
         if side == 0:
             ladder.n_bids = count
@@ -90,13 +98,13 @@ def recentre(ladder, levels, s, b):
     ladder.origin_ticks += shift
 
 
-@register_jitable
+@compiled
 def is_crossed(ladder):
     """Tell whether the best bid is at or above the best ask."""
     return ladder.n_bids > 0 and ladder.n_asks > 0 and ladder.bid_ticks >= ladder.ask_ticks
 
 
-@register_jitable
+@compiled
 def continues(strict_chain, chained, prev_id, last_id):
     """Tell whether a diff may follow `last_id` with nothing missing between.
 
@@ -110,7 +118,7 @@ def continues(strict_chain, chained, prev_id, last_id):
     return prev_id <= last_id
 
 
-@register_jitable
+@compiled
 def begin_diff(row, core, ladder, strict_chain):
     """Decide at its first row whether a diff applies, is old, or proves a hole."""
     core.frame_applies = 0
@@ -126,7 +134,7 @@ def begin_diff(row, core, ladder, strict_chain):
         core.book_gaps += 1
 
 
-@register_jitable
+@compiled
 def fold_diff(row, core, ladders, levels, pending, strict_chain):
     """Fold one row of a depth diff; return True when a whole frame has been applied."""
     if row.bits & PARTIAL_DEPTH:
@@ -161,7 +169,7 @@ def fold_diff(row, core, ladders, levels, pending, strict_chain):
     return True
 
 
-@register_jitable
+@compiled
 def link(core, ladder, levels, s, b, pending, strict_chain):
     """Bring a fresh snapshot up to date with the diffs that arrived before it; return False when one is missing."""
     if ladder.last_id == MISSING:
@@ -187,7 +195,7 @@ def link(core, ladder, levels, s, b, pending, strict_chain):
     return not is_crossed(ladder)
 
 
-@register_jitable
+@compiled
 def fold_snapshot(row, core, ladders, levels, pending, strict_chain):
     """Fold one level of a full snapshot into the idle ladder; swap it in when it is whole and linked; return True then."""
     s = row.symbol

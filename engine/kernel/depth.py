@@ -2,8 +2,7 @@
 
 import math
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import BINS, BOOK_SYNCED, BUCKETS, LEVELS, MISSING, REFERENCE
 from .tape import bucket_floor, bucket_of
 
@@ -15,7 +14,7 @@ MIN_REFERENCE = 60             # one-second samples before "usual" means somethi
 TOP_BINS = 20                  # 10 bps: the band of the cross-section median
 
 
-@register_jitable
+@compiled
 def forget(side):
     """Make every depth feature of a side absent."""
     side.depth_5bps_lots = math.nan
@@ -27,14 +26,14 @@ def forget(side):
     drop_wall(side)
 
 
-@register_jitable
+@compiled
 def drop_void(side):
     """End the void being tracked."""
     side.void_price = MISSING
     hide_void(side)
 
 
-@register_jitable
+@compiled
 def hide_void(side):
     """Claim no void."""
     side.void_id = MISSING
@@ -45,7 +44,7 @@ def hide_void(side):
     side.void_age_ns = MISSING
 
 
-@register_jitable
+@compiled
 def drop_thin(side):
     """Claim no thin zone."""
     side.thin_price = MISSING
@@ -54,7 +53,7 @@ def drop_thin(side):
     side.thin_far_bps = math.nan
 
 
-@register_jitable
+@compiled
 def drop_wall(side):
     """Claim no wall."""
     side.wall_price = MISSING
@@ -63,7 +62,7 @@ def drop_wall(side):
     side.wall_age_ns = MISSING
 
 
-@register_jitable
+@compiled
 def known_ticks(ladder, i):
     """Return how many ticks away from the touch, touch included, the book is known on one side."""
     if i == 0:
@@ -77,7 +76,7 @@ def known_ticks(ladder, i):
     return top - ladder.ask_ticks + 1
 
 
-@register_jitable
+@compiled
 def depth_within(ladder, levels, s, b, i, start, ticks):
     """Return the lots resting from `start` to `start + ticks` ticks behind the touch of one side."""
     total = 0
@@ -92,7 +91,7 @@ def depth_within(ladder, levels, s, b, i, start, ticks):
     return total
 
 
-@register_jitable
+@compiled
 def scan(core, ladder, levels, bins, s, i):
     """Sum the bins of one side and return how many of them are wholly inside recorded depth."""
     width = core.bin_ticks
@@ -102,7 +101,7 @@ def scan(core, ladder, levels, bins, s, i):
     return max(0, count)
 
 
-@register_jitable
+@compiled
 def top_levels(ladder, levels, s, b, i, wanted):
     """Return the lots of the first `wanted` levels of a side, MISSING when it has fewer in the window."""
     total = 0
@@ -120,7 +119,7 @@ def top_levels(ladder, levels, s, b, i, wanted):
     return total
 
 
-@register_jitable
+@compiled
 def fold_reference(core, bins, count, usual, s, i, history, below, medians):
     """Add this second's bins to the trailing distribution of each distance and move its median; unknown bins count as unseen."""
     place = core.reference_count % REFERENCE
@@ -155,7 +154,7 @@ def fold_reference(core, bins, count, usual, s, i, history, below, medians):
         below[s, i, j] = under
 
 
-@register_jitable
+@compiled
 def find_void(market, side, core, ladder, bins, count, usual, medians, s, i):
     """Track the nearest run of bins that lack depth against what usually rests at their distance."""
     least = 3.0
@@ -178,7 +177,7 @@ def find_void(market, side, core, ladder, bins, count, usual, medians, s, i):
     drop_void(side)
 
 
-@register_jitable
+@compiled
 def claim_void(market, side, core, ladder, bins, s, i, start, end, deficit):
     """Take a run as the void of this side, the same as before when its near edge hardly moved, and show it once it persists."""
     width = core.bin_ticks
@@ -204,7 +203,7 @@ def claim_void(market, side, core, ladder, bins, s, i, start, end, deficit):
     side.void_age_ns = age
 
 
-@register_jitable
+@compiled
 def middle_bin(bins, count, s, i, ordered):
     """Return the median of the first bins of one side, by insertion into a scratch array."""
     for j in range(count):
@@ -217,7 +216,7 @@ def middle_bin(bins, count, s, i, ordered):
     return ordered[count // 2]
 
 
-@register_jitable
+@compiled
 def find_thin(market, side, core, ladder, bins, count, s, i, scratch):
     """Show the nearest run of two or more bins that hold under a quarter of this side's median bin, right now."""
     known = min(count, TOP_BINS)
@@ -244,7 +243,7 @@ def find_thin(market, side, core, ladder, bins, count, s, i, scratch):
     drop_thin(side)
 
 
-@register_jitable
+@compiled
 def find_wall(market, side, core, constants, ladder, bins, count, usual, medians, s, i):
     """Show the nearest bin that holds many times its usual depth, once it has stood for five seconds."""
     for j in range(1, count):
@@ -273,7 +272,7 @@ def find_wall(market, side, core, constants, ladder, bins, count, usual, medians
     side.wall_age_ns = MISSING
 
 
-@register_jitable
+@compiled
 def refresh_side(market, side, core, constants, ladder, levels, bins, usual, history, below, medians, scratch, s, i, second):
     """Bring every depth feature of one side up to the book as it stands."""
     count = scan(core, ladder, levels, bins, s, i)
@@ -302,7 +301,7 @@ def refresh_side(market, side, core, constants, ladder, levels, bins, usual, his
         fold_reference(core, bins, count, usual, s, i, history, below, medians)
 
 
-@register_jitable
+@compiled
 def refresh_depth(market, core, constants, ladders, levels, bins, usual, history, below, medians, scratch, s, second):
     """Bring the depth features of both sides up to date, or make them absent while the book is not to be trusted."""
     ladder = ladders[s, core.active]

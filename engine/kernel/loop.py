@@ -1,15 +1,35 @@
 """The only event loop: fold the row, and when a frame is whole ask every rule about every position it concerns."""
 
 import numba
-from numba.extending import register_jitable
 
 from .arbitration import DONE, LOGGED, choose, is_news, note_vote, order, result_of, verdict, write
 from .book import fold_diff, fold_snapshot
+from .compiled import compiled
 from .depth import refresh_depth
 from .positions import fold_outcome, fold_position, fold_quote
 from .records import (
-    ACTED, BEST, BOOK_BROKEN, BOOK_SYNCED, CONNECTED, DEPTH, FEED, GAP, HOLD, LAST, LOST, MISSING, NOT_MARKET, OPEN,
-    OUTCOME, POSITION, QUOTE, RESYNC, SNAPSHOT, STALE, TIGHTEN, TIMER, TRADE,
+    ACTED,
+    BEST,
+    BOOK_BROKEN,
+    BOOK_SYNCED,
+    CONNECTED,
+    DEPTH,
+    FEED,
+    GAP,
+    HOLD,
+    LAST,
+    LOST,
+    MISSING,
+    NOT_MARKET,
+    OPEN,
+    OUTCOME,
+    POSITION,
+    QUOTE,
+    RESYNC,
+    SNAPSHOT,
+    STALE,
+    TIMER,
+    TRADE,
 )
 from .slow import fold_basis, fold_second, refresh_extremes, refresh_residual, refresh_volatility
 from .tape import close_slot, fold_top, fold_trade, refresh_flow, refresh_moves, refresh_slow, usual_sweep
@@ -18,7 +38,7 @@ from .votes import ask_rules, write_evidence  # written by the linker
 _NS = 1_000_000_000
 
 
-@register_jitable
+@compiled
 def fold_feed(row, market, core):
     """Make absent what a feed no longer proves; row.id names the stream by its event kind, MISSING means all."""
     stream = row.id
@@ -49,7 +69,7 @@ def fold_feed(row, market, core):
         market.basis_ok = 0
 
 
-@register_jitable
+@compiled
 def fold_best(row, market, core, slot, windows, slots):
     """Fold one side of a best quote; take the touch with the second, unless a newer one is already known by its id."""
     if row.side > 0:
@@ -62,7 +82,7 @@ def fold_best(row, market, core, slot, windows, slots):
     take_top(row, market, core, slot, windows, slots, core.row_bid_ticks, core.row_bid_lots, row.price_ticks, row.qty_lots)
 
 
-@register_jitable
+@compiled
 def take_top(row, market, core, slot, windows, slots, bid_ticks, bid_lots, ask_ticks, ask_lots):
     """Take a new touch from whichever stream brought it."""
     s = row.symbol
@@ -72,7 +92,7 @@ def take_top(row, market, core, slot, windows, slots, bid_ticks, bid_lots, ask_t
     refresh_moves(market, windows, slots, core, s)
 
 
-@register_jitable
+@compiled
 def fold_book(row, market, core, ladders, levels, slot, windows, slots):
     """After a whole depth frame: take its touch when the frame is newer than the best quote."""
     s = row.symbol
@@ -88,7 +108,7 @@ def fold_book(row, market, core, ladders, levels, slot, windows, slots):
     take_top(row, market, core, slot, windows, slots, ladder.bid_ticks, bid_lots, ladder.ask_ticks, ask_lots)
 
 
-@register_jitable
+@compiled
 def fold_timer(now_ns, s, market, core, constants, ladders, levels, windows, slots, slot, sweep_counts, samples, basis, ordered, bins,
                usual, history, below, medians, scratch):
     """Close the 100 ms slot of one symbol and recompute what only time changes."""
@@ -114,7 +134,7 @@ def fold_timer(now_ns, s, market, core, constants, ladders, levels, windows, slo
     refresh_depth(market, core, constants, ladders, levels, bins, usual, history, below, medians, scratch, s, second)
 
 
-@register_jitable
+@compiled
 def decide(row, s, market, positions, active, active_count, states, params, modes, settings, latches, actions, occasions, stops,
            shares, decisions, counts):
     """Ask the rules about every open position of one symbol and settle their votes."""
@@ -133,7 +153,7 @@ def decide(row, s, market, positions, active, active_count, states, params, mode
                          decisions, counts)
 
 
-@register_jitable
+@compiled
 def settle_votes(row, market, v, k, position, setting, modes, states, latches, votes, actions, occasions, stops, shares, decisions,
                  counts):
     """Let at most one vote act and write down every vote that is news."""
@@ -166,7 +186,7 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
             latches[v, k, r, DONE] = 1
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", _nrt=False)
 def run(events, start, stop, market, core, constants, ladders, levels, pending, windows, slots, slot, running, sweeps, sweep_counts,
         samples, basis, ordered, bins, usual, history, below, medians, scratch, positions, active, active_count, states, defaults, params,
         modes, settings, latches, actions, occasions, stops, shares, decisions, fills, counts):

@@ -2,17 +2,38 @@
 
 import math
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import (
-    CLOSE, CLOSED, ENTERED, ENTERING, FREE, HOLD, HOLD_SET, MISSING, NO_SLOT, OPEN, OPENED, PARTIAL, RECORDED_CLOSE, REJECTED,
-    RELATIVE, RULE_CLOSED, RULE_REDUCED, STOP_MOVED, STOP_SET, STOPPED, TAKE_SET, TAKEN, TIGHTEN, TIMED_OUT, VOLUME_SET,
+    CLOSE,
+    CLOSED,
+    ENTERED,
+    ENTERING,
+    FREE,
+    HOLD,
+    HOLD_SET,
+    MISSING,
+    NO_SLOT,
+    OPEN,
+    OPENED,
+    PARTIAL,
+    RECORDED_CLOSE,
+    REJECTED,
+    RELATIVE,
+    RULE_CLOSED,
+    RULE_REDUCED,
+    STOP_MOVED,
+    STOP_SET,
+    STOPPED,
+    TAKE_SET,
+    TAKEN,
+    TIMED_OUT,
+    VOLUME_SET,
 )
 
 _REL_UNIT = 1_000_000          # 1/100 bp
 
 
-@register_jitable
+@compiled
 def emit(fills, counts, row, v, position, code, price_ticks, volume):
     """Write one outcome row."""
     out = fills[counts[1]]
@@ -37,7 +58,7 @@ def emit(fills, counts, row, v, position, code, price_ticks, volume):
     out.spread_ticks = position.spread_ticks
 
 
-@register_jitable
+@compiled
 def find(positions, active, active_count, v, ticket):
     """Return the place of a ticket in the active list, -1 when it is not there."""
     for i in range(active_count[v]):
@@ -46,7 +67,7 @@ def find(positions, active, active_count, v, ticket):
     return -1
 
 
-@register_jitable
+@compiled
 def release(positions, active, active_count, v, i):
     """Free the slot at a place of the active list, keeping the order of the others."""
     positions[v, active[v, i]].status = FREE
@@ -55,7 +76,7 @@ def release(positions, active, active_count, v, i):
     active_count[v] -= 1
 
 
-@register_jitable
+@compiled
 def blank(position, row):
     """Make a slot a new position with nothing known but its ticket, side and volume."""
     position.ticket = row.id
@@ -96,7 +117,7 @@ def blank(position, row):
     position.voted = 0
 
 
-@register_jitable
+@compiled
 def open_position(row, v, positions, active, active_count, states, defaults, latches, settings, fills, counts):
     """Give a new position the lowest free slot, its rules their entry state."""
     slots = positions.shape[1]
@@ -124,7 +145,7 @@ def open_position(row, v, positions, active, active_count, states, defaults, lat
     active_count[v] += 1
 
 
-@register_jitable
+@compiled
 def set_stop(position, price_ticks):
     """Set a stop; the first one fixes the risk that R is measured in."""
     position.stop_ticks = price_ticks
@@ -135,7 +156,7 @@ def set_stop(position, price_ticks):
             position.risk_ticks = risk
 
 
-@register_jitable
+@compiled
 def fold_position(row, positions, active, active_count, states, defaults, latches, settings, fills, counts):
     """Fold one row of the account's record into every variant."""
     for v in range(positions.shape[0]):
@@ -172,7 +193,7 @@ def fold_position(row, positions, active, active_count, states, defaults, latche
             release(positions, active, active_count, v, i)
 
 
-@register_jitable
+@compiled
 def enter(row, v, position, bid_ticks, ask_ticks, fills, counts):
     """Fill a waiting entry at the quote: a long at the ask, a short at the bid; its distances become levels."""
     position.entry_ticks = ask_ticks if position.side > 0 else bid_ticks
@@ -194,7 +215,7 @@ def enter(row, v, position, bid_ticks, ask_ticks, fills, counts):
     emit(fills, counts, row, v, position, ENTERED, position.entry_ticks, position.volume)
 
 
-@register_jitable
+@compiled
 def mark(row, position, bid_ticks, ask_ticks):
     """Value a position at the price it could be left at: a long at the bid, a short at the ask."""
     position.exit_ticks = bid_ticks if position.side > 0 else ask_ticks
@@ -213,7 +234,7 @@ def mark(row, position, bid_ticks, ask_ticks):
         position.peak_r = position.peak_ticks / position.risk_ticks
 
 
-@register_jitable
+@compiled
 def leave(row, v, positions, active, active_count, i, code, price_ticks, fills, counts):
     """Close a position whole at a price."""
     position = positions[v, active[v, i]]
@@ -223,7 +244,7 @@ def leave(row, v, positions, active, active_count, i, code, price_ticks, fills, 
     release(positions, active, active_count, v, i)
 
 
-@register_jitable
+@compiled
 def broker_exit(row, position):
     """Return what the broker itself would do at this quote: stop, take profit or time limit, else 0."""
     if position.stop_ticks != MISSING and position.side * (position.exit_ticks - position.stop_ticks) <= 0:
@@ -235,7 +256,7 @@ def broker_exit(row, position):
     return 0
 
 
-@register_jitable
+@compiled
 def fill_order(row, v, positions, active, active_count, i, settings, fills, counts):
     """Fill the order in flight at this quote; return True when the position is gone."""
     position = positions[v, active[v, i]]
@@ -259,7 +280,7 @@ def fill_order(row, v, positions, active, active_count, i, settings, fills, coun
     return False
 
 
-@register_jitable
+@compiled
 def fold_quote(row, market, positions, active, active_count, settings, fills, counts):
     """Mark every position at a new broker quote and make the fills that fall due: the broker's own exits go first."""
     bid, ask = market.quote_bid_ticks, market.quote_ask_ticks
@@ -280,7 +301,7 @@ def fold_quote(row, market, positions, active, active_count, settings, fills, co
                 i += 1
 
 
-@register_jitable
+@compiled
 def settle(row, v, positions, active, active_count, i, settings, fills, counts):
     """Make what is due on one marked position; return True when it is gone.
 
@@ -299,7 +320,7 @@ def settle(row, v, positions, active, active_count, i, settings, fills, counts):
     return False
 
 
-@register_jitable
+@compiled
 def fold_outcome(row, positions, active, active_count, fills, counts):
     """Fold the answer to an order that was really sent; price, volume left and code come from the record."""
     i = find(positions, active, active_count, 0, row.id)

@@ -2,8 +2,7 @@
 
 import math
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import BASIS, HEAD, HIGH2, LOW2, MISSING, SAMPLES, SLOTS, W10, W30
 from .tape import covered, mid_before
 
@@ -15,7 +14,7 @@ _CLAMP = 1 << 26               # one second of flow, lots; keeps sums of squares
 _BASIS_UNIT = 100_000_000.0
 
 
-@register_jitable
+@compiled
 def fold_second(market, core, samples, s):
     """Take one sample a second of the change in mid and in signed flow; an interrupted second is skipped."""
     usable = (core.sample_ns != MISSING and market.now_ns - core.sample_ns < 3 * _NS // 2 and market.mid_ok != 0
@@ -35,7 +34,7 @@ def fold_second(market, core, samples, s):
     core.sample_cvd = market.cvd_lots
 
 
-@register_jitable
+@compiled
 def add_sample(core, samples, s, number, sign):
     """Add (sign 1) or remove (sign -1) one sample from the integer sums."""
     move = samples[s, number & (SAMPLES - 1), 0]
@@ -46,7 +45,7 @@ def add_sample(core, samples, s, number, sign):
     core.sum_mc += sign * move * flow
 
 
-@register_jitable
+@compiled
 def refresh_volatility(market, core):
     """Set realised volatility per square root of a second, mean taken as zero."""
     market.sigma_bps = math.nan
@@ -54,7 +53,7 @@ def refresh_volatility(market, core):
         market.sigma_bps = math.sqrt(core.sum_mm / core.sum_n) * 10_000.0 / market.mid2
 
 
-@register_jitable
+@compiled
 def refresh_residual(market, core, windows, slots, s):
     """Set the 30 s move, flow and move-not-explained-by-flow, each in its own standard deviations."""
     market.z_move_30s = math.nan
@@ -77,7 +76,7 @@ def refresh_residual(market, core, windows, slots, s):
         market.z_residual_30s = (move - beta * flow) / (math.sqrt(left) * spread)
 
 
-@register_jitable
+@compiled
 def refresh_extremes(market, core, windows, slots, s):
     """Set high, low and move of the last 10 s and of the 10 s before; all absent when a part is not known."""
     market.high_10s_2 = MISSING
@@ -116,7 +115,7 @@ def refresh_extremes(market, core, windows, slots, s):
     market.move_older_bps = (middle - oldest) * 10_000.0 / market.mid2
 
 
-@register_jitable
+@compiled
 def rank(ordered, count, value):
     """Return where a value belongs in an ascending array."""
     low, high = 0, count
@@ -129,7 +128,7 @@ def rank(ordered, count, value):
     return low
 
 
-@register_jitable
+@compiled
 def fold_basis(market, core, constants, basis, ordered, s):
     """Track median and median absolute deviation of the broker's price over the venue's, both quotes fresh."""
     fresh = (market.mid_ok != 0 and market.quote_ns != MISSING and market.now_ns - market.quote_ns <= constants.quote_stale_ns)

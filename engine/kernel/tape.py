@@ -2,12 +2,39 @@
 
 import math
 
-from numba.extending import register_jitable
-
+from .compiled import compiled
 from .records import (
-    BIG_BUY_VALUE, BIG_BUYS, BIG_SELL_VALUE, BIG_SELLS, BUCKETS, BUY, BUY_VALUE, END_NS, HEAD, HIGH2, LOW2, MID2, MISSING,
-    N_SUMS, N_WINDOWS, OFI, OFI_ABS, SELL, SELL_VALUE, SLOTS, SWEEPS, TRADES, W1, W5, W10, W30, W60, W180, W600,
-    W3600, WINDOW_S,
+    BIG_BUY_VALUE,
+    BIG_BUYS,
+    BIG_SELL_VALUE,
+    BIG_SELLS,
+    BUCKETS,
+    BUY,
+    BUY_VALUE,
+    END_NS,
+    HEAD,
+    HIGH2,
+    LOW2,
+    MID2,
+    MISSING,
+    N_SUMS,
+    N_WINDOWS,
+    OFI,
+    OFI_ABS,
+    SELL,
+    SELL_VALUE,
+    SLOTS,
+    SWEEPS,
+    TRADES,
+    W1,
+    W5,
+    W10,
+    W30,
+    W60,
+    W180,
+    W600,
+    W3600,
+    WINDOW_S,
 )
 
 _NS = 1_000_000_000
@@ -16,7 +43,7 @@ QUANTILE_OF = 1000             # the usual sweep size is its 1 - 1/1000 quantile
 QUANTILE_MIN = 1000            # sweeps seen before it is claimed
 
 
-@register_jitable
+@compiled
 def bucket_of(value):
     """Return the quarter-octave bucket of a non-negative integer; exact, no logarithm."""
     if value <= 0:
@@ -31,7 +58,7 @@ def bucket_of(value):
     return min(4 * bits + quarter + 1, BUCKETS - 1)
 
 
-@register_jitable
+@compiled
 def bucket_floor(bucket):
     """Return the smallest integer of a bucket, as a real number."""
     if bucket <= 0:
@@ -41,7 +68,7 @@ def bucket_floor(bucket):
     return (4.0 + quarter) * 0.25 * float(1 << bits)
 
 
-@register_jitable
+@compiled
 def fold_trade(row, market, core, constants, slot, running, sweeps, sweep_counts):
     """Fold one market trade into the open slot and the sweep it belongs to."""
     side = row.side
@@ -79,7 +106,7 @@ def fold_trade(row, market, core, constants, slot, running, sweeps, sweep_counts
     fold_sweep(row, value, market, core, constants, running[s, 0 if side > 0 else 1], sweeps, sweep_counts)
 
 
-@register_jitable
+@compiled
 def fold_sweep(row, value, market, core, constants, sweep, sweeps, sweep_counts):
     """Extend this side's sweep, or end it and start another; show a whale while its size is at or over the large tier."""
     if row.event_ns == MISSING or row.event_ns != sweep.event_ns or sweep.ticklots == 0:
@@ -111,7 +138,7 @@ def fold_sweep(row, value, market, core, constants, sweep, sweeps, sweep_counts)
     market.whale_trade_id = sweep.first_id
 
 
-@register_jitable
+@compiled
 def end_sweep(s, core, sweep, sweeps, sweep_counts):
     """Count a finished sweep among the past ones, forgetting the oldest when the ring is full."""
     if sweep.ticklots == 0:
@@ -128,7 +155,7 @@ def end_sweep(s, core, sweep, sweeps, sweep_counts):
     sweep.event_ns = MISSING
 
 
-@register_jitable
+@compiled
 def usual_sweep(s, core, sweep_counts):
     """Return the 0.999 quantile of past sweeps in tick-lots, NaN before there are enough."""
     total = min(core.sweep_ring, SWEEPS)
@@ -142,7 +169,7 @@ def usual_sweep(s, core, sweep_counts):
     return math.nan
 
 
-@register_jitable
+@compiled
 def fold_top(market, core, slot, s, recv_ns, bid_ticks, bid_lots, ask_ticks, ask_lots):
     """Take a new touch: order-flow imbalance of the change (Cont, Kukanov and Stoikov 2014), mid, and moves."""
     if market.mid2 != MISSING:
@@ -170,7 +197,7 @@ def fold_top(market, core, slot, s, recv_ns, bid_ticks, bid_lots, ask_ticks, ask
         core.low2 = market.mid2
 
 
-@register_jitable
+@compiled
 def mid_before(windows, slots, core, s, w):
     """Return bid + ask as they were at the start of a window, MISSING when not known."""
     number = windows[s, w, HEAD] - 1
@@ -179,7 +206,7 @@ def mid_before(windows, slots, core, s, w):
     return slots[s, number & (SLOTS - 1), MID2]
 
 
-@register_jitable
+@compiled
 def move_bps(market, windows, slots, core, s, w):
     """Return the change of mid over a window in basis points, NaN when an end is not known."""
     before = mid_before(windows, slots, core, s, w)
@@ -188,7 +215,7 @@ def move_bps(market, windows, slots, core, s, w):
     return (market.mid2 - before) * 10_000.0 / market.mid2
 
 
-@register_jitable
+@compiled
 def refresh_moves(market, windows, slots, core, s):
     """Bring the short moves up to the newest mid."""
     market.move_1s_bps = move_bps(market, windows, slots, core, s, W1)
@@ -198,13 +225,13 @@ def refresh_moves(market, windows, slots, core, s):
     market.move_60s_bps = move_bps(market, windows, slots, core, s, W60)
 
 
-@register_jitable
+@compiled
 def covered(market, core, w):
     """Tell whether the tape is whole over all of a window that ends now."""
     return core.tape_from_ns != MISSING and core.tape_from_ns <= market.now_ns - _WINDOW_NS[w]
 
 
-@register_jitable
+@compiled
 def imbalance(market, windows, slot, core, s, w):
     """Return (taker buys - sells) / both over a window, NaN without cover or trades."""
     buys = windows[s, w, BUY] + slot[s, BUY]
@@ -214,7 +241,7 @@ def imbalance(market, windows, slot, core, s, w):
     return (buys - sells) / (buys + sells)
 
 
-@register_jitable
+@compiled
 def refresh_flow(market, windows, slot, core, s):
     """Bring the short flow windows up to the newest trade."""
     market.imbalance_10s = imbalance(market, windows, slot, core, s, W10)
@@ -225,7 +252,7 @@ def refresh_flow(market, windows, slot, core, s):
     market.flow_30s_lots = windows[s, W30, BUY] + slot[s, BUY] - windows[s, W30, SELL] - slot[s, SELL]
 
 
-@register_jitable
+@compiled
 def close_slot(market, core, windows, slots, slot, s):
     """End the open slot at a timer: add it to every window and let old slots leave."""
     now = market.now_ns
@@ -255,7 +282,7 @@ def close_slot(market, core, windows, slots, slot, s):
     core.low2 = core.high2
 
 
-@register_jitable
+@compiled
 def refresh_slow(market, core, constants, windows, slot, s):
     """Recompute what changes only with the timer."""
     market.imbalance_180s = imbalance(market, windows, slot, core, s, W180)
@@ -280,7 +307,7 @@ def refresh_slow(market, core, constants, windows, slot, s):
         market.ofi_10s = windows[s, W10, OFI] / windows[s, W10, OFI_ABS]
 
 
-@register_jitable
+@compiled
 def mid_covered(market, core, w):
     """Tell whether the touch has been known over all of a window that ends now."""
     return core.mid_from_ns != MISSING and core.mid_from_ns <= market.now_ns - _WINDOW_NS[w] and market.mid_ok != 0

@@ -21,8 +21,18 @@ from engine.errors import BadInput
 from engine.measure import market_text
 from engine.measure.market_book import Book, Overlay, build
 from engine.measure.market_model import MarketConfig, PricePath, instrument, simulate
-from engine.measure.plants import (Divergence, Fault, FlowNoise, Plant, Reversal, Void, Wall, Whale, all_plants,
-                                   flow_effects)
+from engine.measure.plants import (
+    Divergence,
+    Fault,
+    FlowNoise,
+    Plant,
+    Reversal,
+    Void,
+    Wall,
+    Whale,
+    all_plants,
+    flow_effects,
+)
 
 FIRST_TRADE_ID = 7_011_000_001
 SNAPSHOT_DELAY_NS = 350_000_000

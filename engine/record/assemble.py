@@ -47,8 +47,8 @@ class Assembly:
             number = (self.last_recv_ns - self.first_recv_ns) // step_ns
             if number > MAX_TIMERS:
                 days = (self.last_recv_ns - self.first_recv_ns) / 86_400e9
-                raise BadInput(f"the files span {days:.1f} days, which makes {number} timer rows of {timer_ms} ms where {MAX_TIMERS} are "
-                               "allowed; import recordings of different times as separate sessions")
+                raise BadInput(f"the files span {days:.1f} days, which makes {number} timer rows of {timer_ms} ms where "
+                               f"{MAX_TIMERS} are allowed; import recordings of different times as separate sessions")
             self.timers = np.arange(-(-self.first_recv_ns // step_ns), self.last_recv_ns // step_ns + 1) * step_ns
         head = len(self._connected)
         gaps_upto = np.searchsorted(self._gap_rank, np.arange(self.messages), "right")
@@ -96,7 +96,8 @@ class Assembly:
             arrays = [_array(field, merged[field][rows], symbols) for field in columns]
             writer.write(name, pa.Table.from_arrays(arrays, names=list(columns)))
 
-    def _columns(self, group: Group, position: np.ndarray, symbols: list[str], instrument: Instrument) -> dict[str, np.ndarray]:
+    def _columns(self, group: Group, position: np.ndarray, symbols: list[str],
+                 instrument: Instrument) -> dict[str, np.ndarray]:
         columns = {"seq": position + 1, "recv_ns": self.recv_ns[position], "event_ns": group.event_ns,
                    "symbol": np.full(len(group), symbols.index(group.symbol), np.int16)}
         for name in list(group.columns):
@@ -107,7 +108,8 @@ class Assembly:
     def _write_feed(self, writer: SessionWriter, symbols: list[str]) -> None:
         gaps = self.gaps()
         head, number = len(self._connected), len(self._connected) + len(gaps)
-        position = np.concatenate([np.arange(head), [g["seq"] - 1 for g in gaps], self._timer_position]).astype(np.int64)
+        of_gaps = np.array([g["seq"] - 1 for g in gaps], np.int64)
+        position = np.concatenate([np.arange(head), of_gaps, self._timer_position])
         size = len(position)
         of_symbol = np.full(size, -1, np.int16)
         of_symbol[:number] = [symbols.index(s) for s in [s for s, _ in self._connected] + [g["symbol"] for g in gaps]]
@@ -122,18 +124,22 @@ class Assembly:
         index = np.argsort(position)
         for at in range(0, size, CHUNK_ROWS):
             rows = index[at:at + CHUNK_ROWS]
-            writer.write("feed", pa.Table.from_arrays([
-                pa.array(position[rows] + 1), pa.array(self.recv_ns[position[rows]]), pa.nulls(len(rows), pa.int64()),
-                _array("symbol", of_symbol[rows], symbols), pa.array(["connected", "gap", "timer"]).take(pa.array(code[rows])),
-                pa.array([*STREAMS, ""]).take(pa.array(stream[rows])), _array("from_id", from_id[rows], symbols),
-                _array("to_id", to_id[rows], symbols), pa.array(texts).take(pa.array(detail[rows]))], names=TABLES["feed"].names))
+            columns = {
+                "seq": pa.array(position[rows] + 1), "recv_ns": pa.array(self.recv_ns[position[rows]]),
+                "event_ns": pa.nulls(len(rows), pa.int64()), "symbol": _array("symbol", of_symbol[rows], symbols),
+                "code": pa.array(["connected", "gap", "timer"]).take(pa.array(code[rows])),
+                "stream": pa.array([*STREAMS, ""]).take(pa.array(stream[rows])),
+                "from_id": _array("from_id", from_id[rows], symbols), "to_id": _array("to_id", to_id[rows], symbols),
+                "detail": pa.array(texts).take(pa.array(detail[rows]))}
+            writer.write("feed", pa.table(columns))
 
     def gaps(self) -> list[dict]:
         """Return every hole with the seq of its feed row; `missing` is null where the venue's ids are not dense."""
         found = []
         for group, gaps, rank in self._gap_parts:
             dense = group.table == "trades" or group.intake.venues[group.symbol].venue == "binance_spot"
-            for position, after, before, detail in zip(self._rank_position[rank] - 1, gaps.from_id, gaps.to_id, gaps.detail, strict=True):
+            positions = self._rank_position[rank] - 1
+            for position, after, before, detail in zip(positions, gaps.from_id, gaps.to_id, gaps.detail, strict=True):
                 found.append({"seq": int(position) + 1, "recv_ns": int(self.recv_ns[position]), "table": group.table,
                               "symbol": group.symbol, "after": int(after), "before": int(before),
                               "missing": int(before - after) - 1 if dense else None, "detail": detail})
@@ -141,7 +147,7 @@ class Assembly:
 
 
 def _depth_rows(columns: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return one row per level, FIRST and LAST set on the ends of each message; one null row for a message without levels."""
+    """Return one row per level, the ends of each message marked; a message without levels is one row of nulls."""
     rows = np.maximum(counts, 1)
     message = np.repeat(np.arange(len(counts)), rows)
     ends = np.cumsum(rows)

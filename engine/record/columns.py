@@ -66,8 +66,8 @@ def rescale(values: np.ndarray, from_decimals: int, to_decimals: int, what: str)
 
 
 def _too_wide(what: str, decimals: int, mantissa: int, mantissa_decimals: int) -> BadInput:
-    return BadInput(f"{what} has a value {decimal_of(mantissa, mantissa_decimals)} and others of {decimals} decimals, which "
-                    "together do not fit 64 bits; a value like that is wrong, or the symbol needs a session of its own")
+    return BadInput(f"{what} has a value {decimal_of(mantissa, mantissa_decimals)} and others of {decimals} decimals, "
+                    "which together do not fit 64 bits; one of them is wrong")
 
 
 @dataclass

@@ -69,7 +69,8 @@ class Group:
         c = self.columns
         venue_time_only = np.array([s.clock == "event" for s in self.intake.sources])[self.place >> 40]
         if self.table == "trades":
-            return c["trade_id"] != MISSING, [c["trade_id"], c["bits"] & AGGREGATED], ["price_ticks", "qty_lots", "side"]
+            keys = [c["trade_id"], c["bits"] & AGGREGATED]
+            return c["trade_id"] != MISSING, keys, ["price_ticks", "qty_lots", "side", "first_id", "last_id"]
         if self.table == "depth":
             return (c["bits"] == 0) & (c["last_id"] != MISSING), [c["last_id"], c["first_id"]], ["prev_id"]
         if self.table == "best":
@@ -80,7 +81,7 @@ class Group:
         return np.zeros(len(self), bool), [], []
 
     def _drop_doubles(self) -> None:
-        """Drop messages that say what an earlier one with their id said; raise BadInput where they say something else."""
+        """Drop messages that say what an earlier one with their id said; raise BadInput where one says something else."""
         has, keys, content = self._identity()
         if not has.any() or (has.all() and (np.diff(keys[0]) > 0).all()):
             return
@@ -93,12 +94,15 @@ class Group:
             differs = np.flatnonzero(self.columns[name][earlier] != self.columns[name][later])
             if len(differs):
                 one, two = earlier[differs[0]], later[differs[0]]
-                raise BadInput(f"{self.symbol} id {int(keys[0][two])} at {self.intake.where(int(self.place[two]))} was already at "
-                               f"{self.intake.where(int(self.place[one]))} with another {name.rpartition('_')[0]}; "
-                               "one id is one message, so one of the files is wrong")
+                raise BadInput(f"{self.symbol} id {int(keys[0][two])} at {self._where(two)} was already at "
+                               f"{self._where(one)} with another {name.rpartition('_')[0] or name}; "
+                               "one id is one message, so one of the two is wrong")
         self.duplicates = len(later)
         if len(later):
             self.select(np.delete(np.arange(len(self)), later))
+
+    def _where(self, message: int) -> str:
+        return self.intake.where(int(self.place[message]))
 
     def gaps(self) -> list[Gaps]:
         """Return the holes in the trade ids or in the chain of diffs."""
@@ -123,17 +127,18 @@ class Group:
         last, prev = c["last_id"][index], c["prev_id"][index]
         seen = np.maximum.accumulate(last)[:-1]
         holes = np.flatnonzero((last[1:] > seen) & (prev[1:] != seen))
-        detail = [f"diff continues {b}, the one before ended at {a}" for a, b in zip(seen[holes], prev[holes + 1], strict=True)]
+        detail = [f"diff continues {b}, the one before ended at {a}"
+                  for a, b in zip(seen[holes], prev[holes + 1], strict=True)]
         return Gaps(index[holes + 1], seen[holes], c["first_id"][index][holes + 1], detail)
 
     def steps(self, name: str, instrument: Instrument) -> np.ndarray:
-        """Return a price or quantity column in ticks or lots; raise BadInput naming the value that is no whole number of them."""
+        """Return a price or quantity column in ticks or lots; raise BadInput naming a value that is not whole."""
         unit = "_ticks" if name.endswith("_ticks") else "_lots"
         size = instrument.tick_size if unit == "_ticks" else instrument.lot_size
         values, wrong = steps_of(self.columns[name], self.decimals[unit], size, self.symbol)
         if wrong is not None:
             row, text = wrong
-            message = row if self.counts is None or name not in ROW_COLUMNS else int(np.searchsorted(np.cumsum(self.counts), row, "right"))
-            raise BadInput(f"{self.intake.where(int(self.place[message]))}: {text} of {self.symbol} is not a whole number of "
-                           f"{unit[1:]} of {size}; give a {unit[1:-1]} size that divides every value, or none")
+            message = row if self.counts is None else int(np.searchsorted(np.cumsum(self.counts), row, "right"))
+            raise BadInput(f"{self._where(message)}: {text} of {self.symbol} is not a whole number of {unit[1:]} of "
+                           f"{size}; give a {unit[1:-1]} size that divides every value, or none")
         return values

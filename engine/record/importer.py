@@ -41,7 +41,8 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
         raise BadInput(f"session name {name!r} will not do as a folder name; use letters, digits and . _ + -")
     sessions = sessions_folder(Path(data))
     if name is not None and (sessions / name).exists():
-        raise BadInput(f"session {name} already exists at {sessions / name}; give another name with --name or remove it")
+        raise BadInput(f"session {name} already exists at {sessions / name}; "
+                       "give another name with --name or remove it")
     if venue is not None and venue not in VENUES:
         raise BadInput(f"venue {venue!r} is not known; {nearest(venue, VENUES)}")
     intake = Intake(symbol, skip_limit, round(latency_ms * 1_000_000), server_offset_s)
@@ -59,12 +60,14 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
         writer.abandon()
         raise
     messages = {key: count for key, count in intake.counts.items() if key != "other"}
-    return {"session": session, "path": str(path), "messages": messages, "rows": {table: writer.rows.get(table, 0) for table in TABLES}, "skipped": intake.skipped,
+    return {"session": session, "path": str(path), "messages": messages,
+            "rows": {table: writer.rows.get(table, 0) for table in TABLES}, "skipped": intake.skipped,
             "first_recv_ns": assembly.first_recv_ns, "last_recv_ns": assembly.last_recv_ns,
             "seconds": round(clock.monotonic_s() - began_s, 3)}
 
 
-def _read(intake: Intake, paths: Sequence[Path | str], venue: str | None, progress: Callable[[int, int], None] | None) -> None:
+def _read(intake: Intake, paths: Sequence[Path | str], venue: str | None,
+          progress: Callable[[int, int], None] | None) -> None:
     files = [RecordedFile(path) for path in paths if not str(path).endswith(CHECKSUM)]
     total, done = sum(f.size for f in files), 0
     known: dict[str, RecordedFile] = {}
@@ -90,8 +93,8 @@ def _check_sum(file: RecordedFile, sha256: str) -> None:
     if beside.is_file():
         listed = beside.read_text(encoding="utf-8", errors="replace").split()
         if not listed or listed[0].lower() != sha256:
-            raise BadInput(f"{file.path} has SHA-256 {sha256}, but {beside.name} lists {listed[0][:64] if listed else 'nothing'}; "
-                           "fetch the file again")
+            found = listed[0][:64] if listed else "nothing"
+            raise BadInput(f"{file.path} has SHA-256 {sha256}, but {beside.name} lists {found}; fetch the file again")
 
 
 def _instruments(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) -> tuple[list[Instrument], list[str]]:

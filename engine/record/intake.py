@@ -10,9 +10,20 @@ import numpy as np
 from engine.errors import BadInput
 from engine.instruments import scaled
 from engine.kernel.records import MISSING, NOT_MARKET, SNAPSHOT_LEVEL
-from engine.record.columns import Scale, parse_decimals
-from engine.record.decode import (EARLIEST_NS, LATEST_NS, Best, Depth, Kline, Liquidation, Mark, Message, Other, Quote,
-                                  Trade)
+from engine.record.columns import MAX_DIGITS, Scale, parse_decimals
+from engine.record.decode import (
+    EARLIEST_NS,
+    LATEST_NS,
+    Best,
+    Depth,
+    Kline,
+    Liquidation,
+    Mark,
+    Message,
+    Other,
+    Quote,
+    Trade,
+)
 
 BLOCK_MESSAGES = 16_384
 CLOCK_STEP_LIMIT_NS = 5_000_000_000
@@ -22,7 +33,7 @@ MAY_BE_BLANK = ("quotes", "best", "liquidations")
 
 @dataclass
 class Block:
-    """Some messages of one table and symbol: one array per column, prices and quantities at the decimals they needed."""
+    """Some messages of one table and symbol, an array per column; prices and quantities at the decimals they needed."""
 
     recv_ns: np.ndarray
     event_ns: np.ndarray
@@ -114,11 +125,12 @@ class Intake:
     def claim(self, line: int, symbol: str) -> None:
         """Note that the current file has a symbol; raise BadInput for one not asked for or known from another venue."""
         if self.symbol and symbol != self.symbol:
-            raise BadInput(f"{self.source.path} line {line} is of {symbol}, not of {self.symbol} as asked with --symbol")
+            raise BadInput(f"{self.source.path} line {line} is of {symbol}, not of {self.symbol} "
+                           "as asked with --symbol")
         first = self.venues.setdefault(symbol, self.source)
         if first.venue != self.source.venue:
-            raise BadInput(f"{symbol} is of {first.venue} in {first.path} but of {self.source.venue} in {self.source.path}; "
-                           "one session takes a symbol from one venue, so import them as two sessions")
+            raise BadInput(f"{symbol} is of {first.venue} in {first.path} but of {self.source.venue} in "
+                           f"{self.source.path}; one session takes a symbol from one venue, so import two sessions")
 
     def check_time(self, line: int, time_ns: int, what: str = "receive time") -> None:
         """Raise BadInput for a time that cannot be in nanoseconds of this century."""
@@ -133,8 +145,8 @@ class Intake:
             return recv_ns
         back_ns = self._last_recv_ns - recv_ns
         if back_ns > CLOCK_STEP_LIMIT_NS:
-            raise BadInput(f"{self.source.path} line {line}: receive time {recv_ns} is {back_ns / 1e9:.3f} s before the line "
-                           "above it; the lines are shuffled, give the file as it was recorded")
+            raise BadInput(f"{self.source.path} line {line}: receive time {recv_ns} is {back_ns / 1e9:.3f} s before "
+                           "the lines above it; the lines are shuffled, give the file as it was recorded")
         self.clock_steps += 1
         return self._last_recv_ns
 
@@ -147,8 +159,8 @@ class Intake:
         lines, recv, messages = zip(*batch, strict=True)
         self.put_columns(table, key[1], lines, recv, [m.event_ns for m in messages], columns_of(messages))
 
-    def put_columns(self, table: str, symbol: str, lines: Sequence[int], recv_ns: Sequence[int], event_ns: Sequence[int],
-                    columns: dict[str, Sequence]) -> None:
+    def put_columns(self, table: str, symbol: str, lines: Sequence[int], recv_ns: Sequence[int],
+                    event_ns: Sequence[int], columns: dict[str, Sequence]) -> None:
         """Take messages as columns: texts where the name ends in _ticks, _lots or _e8, integers elsewhere.
 
         Depth has `counts` (rows of each message) and as many `side`, `price_ticks` and `qty_lots` as that adds up to.
@@ -185,7 +197,8 @@ class Intake:
                 if not bad[message]:
                     bad[message] = True
                     kind = "price" if names[0].endswith("_ticks") else "quantity"
-                    self.skip(int(lines[message]), f"{kind} {texts[index][:60]!r} is not a decimal number of at most 18 digits")
+                    self.skip(int(lines[message]), f"{kind} {texts[index][:60]!r} is not a decimal number "
+                              f"of at most {MAX_DIGITS} digits")
         return names, parsed, blank
 
     def _e8(self, name: str, texts: Sequence[str], lines: np.ndarray, bad: np.ndarray) -> np.ndarray:
@@ -198,7 +211,8 @@ class Intake:
             except (ValueError, ArithmeticError, OverflowError):
                 if not bad[index]:
                     bad[index] = True
-                    self.skip(int(lines[index]), f"{name.removesuffix('_e8')} {text[:60]!r} is not a number of at most 8 decimals")
+                    self.skip(int(lines[index]), f"{name.removesuffix('_e8')} {text[:60]!r} is not a number "
+                              "of at most 8 decimals")
         return values
 
     def _finish(self, table: str, symbol: str, block: Block, parsed: dict, bad: np.ndarray) -> None:
@@ -273,20 +287,20 @@ def _depth_columns(messages: Iterable[Depth]) -> dict[str, list]:
     sides = np.repeat(np.tile(np.array([1, -1], np.int64), len(messages)),
                       [len(side) for m in messages for side in (m.bids, m.asks)])
     prices, qtys = zip(*levels, strict=True) if levels else ((), ())
-    return {"counts": [len(m.bids) + len(m.asks) for m in messages], "side": sides, "price_ticks": prices, "qty_lots": qtys,
-            "first_id": [m.first_id for m in messages], "last_id": [m.last_id for m in messages],
+    return {"counts": [len(m.bids) + len(m.asks) for m in messages], "side": sides,
+            "price_ticks": prices, "qty_lots": qtys, "first_id": [m.first_id for m in messages], "last_id": [m.last_id for m in messages],
             "prev_id": [m.prev_id for m in messages], "bits": [m.bits for m in messages]}
 
 
 _TABLES = {
-    Trade: ("trades", _fields(price_ticks="price", qty_lots="qty", side="side", trade_id="trade_id", first_id="first_id",
-                              last_id="last_id", bits="bits")),
+    Trade: ("trades", _fields(price_ticks="price", qty_lots="qty", side="side", trade_id="trade_id",
+                              first_id="first_id", last_id="last_id", bits="bits")),
     Depth: ("depth", _depth_columns),
     Best: ("best", _fields(bid_price_ticks="bid_price", bid_qty_lots="bid_qty", ask_price_ticks="ask_price",
                            ask_qty_lots="ask_qty", update_id="update_id")),
     Quote: ("quotes", _fields(bid_price_ticks="bid_price", ask_price_ticks="ask_price", bits="bits")),
-    Liquidation: ("liquidations", _fields(side="side", price_ticks="price", qty_lots="qty", average_price_e8="average_price",
-                                          filled_lots="filled")),
+    Liquidation: ("liquidations", _fields(side="side", price_ticks="price", qty_lots="qty",
+                                          average_price_e8="average_price", filled_lots="filled")),
     Mark: ("marks", _fields(mark_price_e8="mark_price", index_price_e8="index_price", funding_rate_e8="funding_rate",
                             next_funding_ns="next_funding_ns")),
     Kline: ("klines", _fields(open_ns="open_ns", close_ns="close_ns", interval="interval", open_ticks="open",

@@ -16,7 +16,8 @@ HEADERS = {
     "id,price,qty,quote_qty,time,is_buyer_maker": "trades",
     "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker": "aggTrades",
     "update_id,best_bid_price,best_bid_qty,best_ask_price,best_ask_qty,transaction_time,event_time": "bookTicker",
-    "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore": "klines",
+    "open_time,open,high,low,close,volume,close_time,quote_volume,count,"
+    "taker_buy_volume,taker_buy_quote_volume,ignore": "klines",
 }
 NOT_TAKEN = {
     "timestamp,percentage,depth,notional": "bookDepth, which sums the book into percentage bands and holds no levels",
@@ -30,7 +31,7 @@ _TRUTH = ("true", "false", "True", "False")
 
 
 def kind_of(first_line: str) -> str | None:
-    """Return trades, aggTrades, bookTicker or klines for a header or a first row of the archive, None for anything else."""
+    """Return trades, aggTrades, bookTicker or klines for a header or first row of the archive, None for another line."""
     if first_line in HEADERS:
         return HEADERS[first_line]
     cells = first_line.split(",")
@@ -112,8 +113,8 @@ def _trade(rows: Rows, symbol: str, cells: list[str], _interval: str) -> Trade:
 # 3012000222,95000.10,1.250,7011000200,7011000209,1795000000071,true[,true]
 def _agg_trade(rows: Rows, symbol: str, cells: list[str], _interval: str) -> Trade:
     side = -1 if truth(cells[6], "is_buyer_maker") else 1
-    return Trade(symbol, rows.time_ns(cells[5], "transact_time"), cells[1], cells[2], side, whole(cells[0], "agg_trade_id"),
-                 whole(cells[3], "first_trade_id"), whole(cells[4], "last_trade_id"), AGGREGATED)
+    ids = whole(cells[0], "agg_trade_id"), whole(cells[3], "first_trade_id"), whole(cells[4], "last_trade_id")
+    return Trade(symbol, rows.time_ns(cells[5], "transact_time"), cells[1], cells[2], side, *ids, AGGREGATED)
 
 
 # 4064608421498,62000.0,3.21,62000.1,0.4,1709596800004,1709596800009
@@ -126,8 +127,7 @@ def _best(rows: Rows, symbol: str, cells: list[str], _interval: str) -> Best:
 def _kline(rows: Rows, symbol: str, cells: list[str], interval: str) -> Kline:
     open_ns, close_ns = rows.time_ns(cells[0], "open_time"), rows.time_ns(cells[6], "close_time")
     interval = interval or f"{round((close_ns - open_ns) / 60e9)}m"
-    return Kline(symbol, close_ns, open_ns, close_ns, interval, cells[1], cells[2], cells[3], cells[4], cells[5], cells[9],
-                 whole(cells[8], "count"), True)
+    return Kline(symbol, close_ns, open_ns, close_ns, interval, *cells[1:6], cells[9], whole(cells[8], "count"), True)
 
 
 def read_trade_csv(file: RecordedFile, intake: Intake) -> None:

@@ -34,7 +34,8 @@ def probe_venue(file: RecordedFile, given: str | None) -> str:
             return found
     if given:
         return given
-    raise BadInput(f"{file.path} has no frame that tells USD-M from spot; say which with --venue {USDM} or --venue {SPOT}")
+    raise BadInput(f"{file.path} has no frame that tells USD-M from spot; "
+                   f"say which with --venue {USDM} or --venue {SPOT}")
 
 
 def capture_symbol(file: RecordedFile, venue: str) -> str:
@@ -48,7 +49,8 @@ def capture_symbol(file: RecordedFile, venue: str) -> str:
             continue
         if messages[0].symbol and type(messages[0]) is not Other:
             return messages[0].symbol
-    raise BadInput(f"{file.path} has no frame in its first {PROBE_LINES} lines that names a symbol; give it with --symbol")
+    raise BadInput(f"{file.path} has no frame in its first {PROBE_LINES} lines that names a symbol; "
+                   "give it with --symbol")
 
 
 def _stamp_unit_ns(file: RecordedFile, line: int, stamp: bytes) -> int:
@@ -95,7 +97,7 @@ def seconds_ns(text: bytes) -> int:
 
 
 def read_cryptofeed(file: RecordedFile, intake: Intake) -> None:
-    """Read `<seconds>: <frame>` and `<url> -> <seconds>: <body>` lines; configuration and connection lines hold no data."""
+    """Read `<seconds>: <frame>` and `<url> -> <seconds>: <body>` lines; configuration and `<->` lines hold no data."""
     venue = intake.source.venue
     for number, line in file.lines():
         if line.startswith(b"configuration: ") or b" <-> " in line[:4096] and line.startswith((b"ws", b"http")):

@@ -9,8 +9,9 @@ from engine.record.intake import Intake
 from engine.sources import archive, captures, tardis, ticks
 from engine.sources.files import RecordedFile
 
-KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance public archive trades, aggTrades, bookTicker and klines, trade CSV "
-         "(timestamp,price,quantity,side,tradeId), tardis.dev CSV, and MT5 ticks as terminal export, .npy, .parquet or JSON")
+KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance public archive trades, aggTrades, bookTicker and klines, "
+         "trade CSV (timestamp,price,quantity,side,tradeId), tardis.dev CSV, and MT5 ticks as terminal export, .npy, "
+         ".parquet or JSON")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def tardis_venue(file: RecordedFile, given: str | None) -> str:
     exchange = lines[1].partition(b",")[0].decode("ascii", "replace")
     found = EXCHANGES.get(exchange)
     if found is None:
-        raise BadInput(f"{file.path} line 2 is of exchange {exchange[:40]!r}; tardis files of {' and '.join(EXCHANGES)} can be imported")
+        raise BadInput(f"{file.path} line 2 is of exchange {exchange[:40]!r}; "
+                       f"tardis files of {' and '.join(EXCHANGES)} can be imported")
     if given and given != found:
         raise BadInput(f"{file.path} is a file of {found}, not of {given} as asked with --venue")
     return found
@@ -68,7 +69,7 @@ def _best(cells: list[str], event_ns: int) -> Best:
 
 
 class _Book:
-    """Joins rows of one symbol, one receive time and one kind (snapshot or change) to a message; it has no update ids."""
+    """Joins rows of one symbol, receive time and kind (snapshot or change) to a message, which has no update ids."""
 
     def __init__(self, rows: Rows, exchange: str):
         self.rows, self.exchange = rows, exchange

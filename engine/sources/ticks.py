@@ -21,7 +21,7 @@ MAX_RESIDUAL_S = 60
 MAX_DECIMALS = 8
 OFF_GRID = 1e-6           # of the smallest step, how far a float price may lie beside it
 _EXPORT_TIME = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\t(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,3}))?")
-_SYMBOL_BEFORE_DATE = re.compile(r"(.+?)(?:[_-]\d{8}.*|[_-]ticks.*)?")
+_SYMBOL_IN_NAME = re.compile(r"(.+?)(?:[_-]\d{8}|[_-]ticks|\.(?:csv|txt|tsv|npy|parquet)(?:\.gz)?$|\.zip$|$)")
 
 
 def mt5_venue(file: RecordedFile, given: str | None) -> str:
@@ -31,8 +31,7 @@ def mt5_venue(file: RecordedFile, given: str | None) -> str:
 
 def symbol_in_name(file: RecordedFile, intake: Intake) -> str:
     """Return the symbol asked for, else the file name up to its date."""
-    return intake.symbol or _SYMBOL_BEFORE_DATE.fullmatch(file.name.split(".csv")[0].split(".txt")[0].split(".npy")[0]
-                                                          .split(".parquet")[0])[1]
+    return intake.symbol or _SYMBOL_IN_NAME.match(file.name)[1]
 
 
 def server_offset_s(ahead_s: Iterable[float], file: RecordedFile) -> int:
@@ -40,8 +39,8 @@ def server_offset_s(ahead_s: Iterable[float], file: RecordedFile) -> int:
     median_s = float(np.median(np.fromiter(ahead_s, float)))
     offset_s = round(median_s / QUARTER_S) * QUARTER_S
     if abs(median_s - offset_s) > MAX_RESIDUAL_S:
-        raise BadInput(f"{file.path}: the broker's clock is {median_s:.1f} s ahead of the collector's, which is no multiple of "
-                       "15 minutes; one of the two clocks is wrong, give the offset with --server-offset")
+        raise BadInput(f"{file.path}: the broker's clock is {median_s:.1f} s ahead of the collector's, which is no multiple "
+                       "of 15 minutes; one of the two clocks is wrong, give the offset with --server-offset")
     return offset_s
 
 
@@ -70,7 +69,8 @@ def read_json(file: RecordedFile, intake: Intake) -> None:
         body = json.loads(file.content(), parse_float=str, parse_int=str)
         symbol, ticks = body["metadata"]["symbol"], body["ticks"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file.path} is no tick JSON with metadata.symbol and ticks ({type(error).__name__}: {error})") from None
+        raise BadInput(f"{file.path} is no tick JSON with metadata.symbol and ticks "
+                       f"({type(error).__name__}: {error})") from None
     rows = []
     for number, tick in enumerate(ticks, 1):
         try:
@@ -92,7 +92,8 @@ def _quoted(text: str) -> str:
 def _put_rows(file: RecordedFile, intake: Intake, symbol: str, rows: list[tuple]) -> None:
     collected = [row for row in rows if row[4] is not None]
     if collected and len(collected) < len(rows):
-        raise BadInput(f"{file.path} has collected_msc on {len(collected)} of {len(rows)} ticks; all or none would be right")
+        raise BadInput(f"{file.path} has collected_msc on {len(collected)} of {len(rows)} ticks; "
+                       "all or none would be right")
     offset_s = intake.server_offset_s
     if collected and offset_s is None:
         offset_s = server_offset_s(((row[1] - row[4]) / 1000 for row in rows), file)
@@ -107,13 +108,15 @@ def read_arrays(file: RecordedFile, intake: Intake) -> None:
     table = _table(file)
     missing = [name for name in ("time_msc", "bid", "ask") if name not in table]
     if missing:
-        raise BadInput(f"{file.path} has no column {' and no '.join(missing)}; a copy_ticks array has time_msc, bid and ask")
+        raise BadInput(f"{file.path} has no column {' and no '.join(missing)}; "
+                       "a copy_ticks array has time_msc, bid and ask")
     decimals = _decimals(file, table)
     bids, asks = (_texts(table[side], decimals) for side in ("bid", "ask"))
     collected = table.get("collected_msc")
     received = [None] * len(bids) if collected is None else [int(x) for x in collected]
     times = [int(x) for x in table["time_msc"]]
-    _put_rows(file, intake, symbol_in_name(file, intake), list(zip(range(1, len(bids) + 1), times, bids, asks, received, strict=True)))
+    rows = list(zip(range(1, len(bids) + 1), times, bids, asks, received, strict=True))
+    _put_rows(file, intake, symbol_in_name(file, intake), rows)
 
 
 def _table(file: RecordedFile) -> dict[str, np.ndarray]:
@@ -140,13 +143,14 @@ def _decimals(file: RecordedFile, table: dict[str, np.ndarray]) -> int:
         if not len(wrong_here):
             return decimals
     index = int(wrong[0] if len(wrong) else wrong_here[0])
-    raise BadInput(f"{file.path} row {index % len(table['bid']) + 1}: price {prices[index]!r} is not a positive price of at most "
-                   f"{MAX_DECIMALS} decimals; a broker's prices lie on a grid")
+    raise BadInput(f"{file.path} row {index % len(table['bid']) + 1}: price {float(prices[index])!r} is not a positive price "
+                   f"of at most {MAX_DECIMALS} decimals; a broker's prices lie on a grid")
 
 
 def _texts(prices: np.ndarray, decimals: int) -> list[str]:
     steps = np.round(prices.astype(np.float64) * 10**decimals).astype(np.int64)
-    return ["" if s == 0 else f"{s // 10**decimals}.{s % 10**decimals:0{decimals}d}" if decimals else str(s) for s in steps.tolist()]
+    return ["" if s == 0 else f"{s // 10**decimals}.{s % 10**decimals:0{decimals}d}" if decimals else str(s)
+            for s in steps.tolist()]
 
 
 def read_export(file: RecordedFile, intake: Intake) -> None:
