@@ -17,28 +17,41 @@ def event_ms(at_ns: int) -> int:
 
 def trade(trade_id: int, price="61800.20", qty="0.010", maker=False, symbol="BTCUSDT", at=T0_NS, **more) -> dict:
     """Return a USD-M trade frame."""
-    data = {"e": "trade", "E": event_ms(at), "T": event_ms(at), "s": symbol, "t": trade_id, "p": price, "q": qty, "X": "MARKET", "m": maker}
+    data = {
+        "e": "trade", "E": event_ms(at), "T": event_ms(at), "s": symbol, "t": trade_id, "p": price, "q": qty,
+        "X": "MARKET", "m": maker
+    }
     return {"stream": f"{symbol.lower()}@trade", "data": data | more}
 
 
 def agg_trade(agg_id: int, first: int, last: int, price="61800.20", qty="0.010", symbol="BTCUSDT", at=T0_NS) -> dict:
     """Return a USD-M aggTrade frame."""
-    return {"stream": f"{symbol.lower()}@aggTrade", "data": {
-        "e": "aggTrade", "E": event_ms(at), "T": event_ms(at), "s": symbol, "a": agg_id, "p": price, "q": qty, "f": first, "l": last,
-        "m": True}}
+    return {
+        "stream": f"{symbol.lower()}@aggTrade", "data": {
+            "e": "aggTrade", "E": event_ms(at), "T": event_ms(at), "s": symbol, "a": agg_id, "p": price, "q": qty,
+            "f": first, "l": last, "m": True
+        }
+    }
 
 
 def diff(first: int, last: int, prev: int, bids=(), asks=(), symbol="BTCUSDT", at=T0_NS, stream="depth@0ms") -> dict:
     """Return a USD-M depth diff frame."""
-    return {"stream": f"{symbol.lower()}@{stream}", "data": {
-        "e": "depthUpdate", "E": event_ms(at), "T": event_ms(at), "s": symbol, "U": first, "u": last, "pu": prev, "b": bids, "a": asks}}
+    return {
+        "stream": f"{symbol.lower()}@{stream}", "data": {
+            "e": "depthUpdate", "E": event_ms(at), "T": event_ms(at), "s": symbol, "U": first, "u": last, "pu": prev,
+            "b": bids, "a": asks
+        }
+    }
 
 
 def best(update_id: int, bid="61800.20", ask="61800.30", symbol="BTCUSDT", at=T0_NS) -> dict:
     """Return a USD-M bookTicker frame."""
-    return {"stream": f"{symbol.lower()}@bookTicker", "data": {
-        "e": "bookTicker", "u": update_id, "s": symbol, "b": bid, "B": "1.000", "a": ask, "A": "2.000", "T": event_ms(at),
-        "E": event_ms(at)}}
+    return {
+        "stream": f"{symbol.lower()}@bookTicker", "data": {
+            "e": "bookTicker", "u": update_id, "s": symbol, "b": bid, "B": "1.000", "a": ask, "A": "2.000",
+            "T": event_ms(at), "E": event_ms(at)
+        }
+    }
 
 
 def spot_diff(first: int, last: int, bids=(), asks=(), symbol="BTCUSDT", at=T0_NS) -> dict:
@@ -80,5 +93,6 @@ def in_order(session: Session) -> list[tuple[int, int, str]]:
     """Return (seq, recv_ns, table) of every message and feed row."""
     found = set()
     for table in TABLES:
-        found.update((r["seq"], r["recv_ns"], f"feed {r['code']}" if table == "feed" else table) for r in rows_of(session, table))
+        found.update((r["seq"], r["recv_ns"], f"feed {r['code']}" if table == "feed" else table)
+                     for r in rows_of(session, table))
     return sorted(found)

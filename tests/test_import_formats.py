@@ -17,7 +17,9 @@ from engine.kernel.records import AGGREGATED, FIRST, LAST, SNAPSHOT_LEVEL
 from engine.record.importer import import_files
 
 T0_MS = T0_NS // MS
-SPOT_TRADES = [f"{100 + k},61800.0{k}000000,0.0{k + 1}000000,1.0,{T0_MS + k},{'True' if k % 2 else 'False'},True" for k in range(4)]
+SPOT_TRADES = [
+    f"{100 + k},61800.0{k}000000,0.0{k + 1}000000,1.0,{T0_MS + k},{'True' if k % 2 else 'False'},True" for k in range(4)
+]
 USDM_TRADES = ["id,price,qty,quote_qty,time,is_buyer_maker",
                *(f"{100 + k},6180{k}.1,0.01{k},1.0,{T0_MS + k},{'true' if k % 2 else 'false'}" for k in range(4))]
 USDM_AGG = ["agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker",
@@ -25,9 +27,12 @@ USDM_AGG = ["agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_t
 SPOT_AGG = [f"{20 + k},61800.0{k},0.01,{100 + k},{100 + k},{(T0_MS + k) * 1000 + 7},False,True" for k in range(4)]
 USDM_BEST = ["update_id,best_bid_price,best_bid_qty,best_ask_price,best_ask_qty,transaction_time,event_time",
              f"900,61800.1,1.5,61800.2,2.5,{T0_MS},{T0_MS + 4}"]
-BARS = [f"{T0_MS + 60_000 * k},61800.1,61810.0,61790.0,61800.5,12.5,{T0_MS + 60_000 * k + 59_999},772500.0,300,6.25,386250.0,0"
-        for k in range(2)]
-BAR_HEADER = "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+BARS = [
+    f"{T0_MS + 60_000 * k},61800.1,61810.0,61790.0,61800.5,12.5,{T0_MS + 60_000 * k + 59_999},7725.0,300,6.25,3862.0,0"
+    for k in range(2)
+]
+BAR_HEADER = ("open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"
+              "taker_buy_quote_volume,ignore")
 
 
 def zipped(path, name, rows):
@@ -58,7 +63,10 @@ def test_archive_trades(tmp_path, pack, rows, venue):
 
 
 def test_archive_aggregates_of_futures_come_late(tmp_path):
-    _, session = imported(tmp_path, write(tmp_path / "BTCUSDT-aggTrades-2024-08-09.csv", USDM_AGG), latency_ms=2.5, timer_ms=0)
+    _, session = imported(tmp_path,
+                          write(tmp_path / "BTCUSDT-aggTrades-2024-08-09.csv", USDM_AGG),
+                          latency_ms=2.5,
+                          timer_ms=0)
     found = rows_of(session, "trades")
     assert [(r["trade_id"], r["first_id"], r["last_id"], r["bits"]) for r in found] == [
         (20 + k, 100 + 3 * k, 102 + 3 * k, AGGREGATED) for k in range(4)]
@@ -82,7 +90,8 @@ def test_archive_best_quotes_and_bars(tmp_path):
     assert (bar["open_ns"], bar["close_ns"], bar["interval"], bar["trades"], bar["closed"]) == (
         T0_NS + 60_000 * MS, T0_NS + 119_999 * MS, "1m", 300, True)
     assert bar["recv_ns"] >= bar["close_ns"] == bar["event_ns"], "a bar is not known before it closes"
-    assert [tick.price_text(bar[f"{x}_ticks"]) for x in ("open", "high", "low", "close")] == ["61800.1", "61810.0", "61790.0", "61800.5"]
+    assert [tick.price_text(bar[f"{x}_ticks"])
+            for x in ("open", "high", "low", "close")] == ["61800.1", "61810.0", "61790.0", "61800.5"]
 
 
 def test_bars_without_header_say_their_venue_only_late(tmp_path):
@@ -119,18 +128,23 @@ def test_equal_times_are_ordered_by_id(tmp_path):
     assert [(r["trade_id"], r["recv_ns"] - T0_NS) for r in rows_of(session, "trades")] == [(10, 0), (11, 1), (12, 2)]
 
 
-@pytest.mark.parametrize("row, says", [
-    (SPOT_TRADES[0].replace(str(T0_MS), str(T0_NS)), "line 1: time 1723161600000000000 has 19 digits; milliseconds have 13"),
-    (SPOT_TRADES[0].replace(str(T0_MS), "4923161600000"), "line 1: time .* outside the years")])
+@pytest.mark.parametrize("row, says",
+                         [(SPOT_TRADES[0].replace(str(T0_MS), str(T0_NS)),
+                           "line 1: time 1723161600000000000 has 19 digits; milliseconds have 13"),
+                          (SPOT_TRADES[0].replace(str(T0_MS), "4923161600000"), "line 1: time .* outside the years")])
 def test_archive_times_in_another_unit_are_refused(tmp_path, row, says):
     refused(tmp_path, says, write(tmp_path / "BTCUSDT-trades-2024-08-09.csv", [row]))
 
 
 def test_malformed_archive_rows_are_quoted(tmp_path):
-    rows = [SPOT_TRADES[0], "1,2", SPOT_TRADES[1].replace("101,", "x,"), SPOT_TRADES[2].replace("False", "Maybe"), SPOT_TRADES[3]]
+    rows = [
+        SPOT_TRADES[0], "1,2", SPOT_TRADES[1].replace("101,", "x,"), SPOT_TRADES[2].replace("False", "Maybe"),
+        SPOT_TRADES[3]
+    ]
     result, session = imported(tmp_path, write(tmp_path / "BTCUSDT-trades-2024-08-09.csv", rows))
-    assert [(s["line"], s["reason"]) for s in result["skipped"]] == [
-        (2, "'1,2' has 2 cells, not 7"), (3, "id 'x' is not a whole number"), (4, "is_buyer_maker 'Maybe' is neither true nor false")]
+    assert [(s["line"], s["reason"])
+            for s in result["skipped"]] == [(2, "'1,2' has 2 cells, not 7"), (3, "id 'x' is not a whole number"),
+                                            (4, "is_buyer_maker 'Maybe' is neither true nor false")]
     assert feed_rows(session, "gap")[0]["to_id"] == 103
 
 
@@ -171,7 +185,9 @@ def test_tardis_trades_quotes_and_liquidations(tmp_path):
     trades = write(tmp_path / "binance-futures_trades_2024-08-09_BTCUSDT.csv", [
         TARDIS + "id,side,price,amount", *tardis_rows((0, 1, "7,buy,61800.1,1.5"), (2, 3, "8,sell,61800.2,0.5"))])
     best = write(tmp_path / "binance-futures_book_ticker_2024-08-09_BTCUSDT.csv", [
-        TARDIS + "ask_amount,ask_price,bid_price,bid_amount", *tardis_rows((1, 2, "2,61800.2,61800.1,1.5"), (1, 2, ",,61800.1,1.5"))])
+        TARDIS + "ask_amount,ask_price,bid_price,bid_amount", *tardis_rows((1, 2, "2,61800.2,61800.1,1.5"),
+                                                                           (1, 2, ",,61800.1,1.5"))
+    ])
     forced = write(tmp_path / "binance-futures_liquidations_2024-08-09_BTCUSDT.csv", [
         TARDIS + "id,side,price,amount", *tardis_rows((4, 5, ",sell,61800.1,1.5"))])
     result, session = imported(tmp_path, trades, best, forced, timer_ms=0)
@@ -188,10 +204,12 @@ def test_tardis_trades_quotes_and_liquidations(tmp_path):
 
 def test_tardis_files_of_other_exchanges_are_refused(tmp_path):
     rows = [TARDIS + "id,side,price,amount", *tardis_rows((0, 1, "7,buy,61800.1,1.5"))]
-    refused(tmp_path, "line 2 is of exchange 'bybit'", write(tmp_path / "a.csv", [r.replace("binance-futures", "bybit") for r in rows]))
+    refused(tmp_path, "line 2 is of exchange 'bybit'",
+            write(tmp_path / "a.csv", [r.replace("binance-futures", "bybit") for r in rows]))
     refused(tmp_path, "has a header and no rows", write(tmp_path / "b.csv", rows[:1]))
     mixed = write(tmp_path / "c.csv", [*rows, rows[1].replace("binance-futures", "binance").replace(",7,", ",8,")])
-    assert imported(tmp_path, mixed)[0]["skipped"][0]["reason"] == "exchange 'binance' is not binance-futures as in the lines above"
+    assert imported(
+        tmp_path, mixed)[0]["skipped"][0]["reason"] == "exchange 'binance' is not binance-futures as in the lines above"
 
 
 EXPORT = ["<DATE>\t<TIME>\t<BID>\t<ASK>\t<LAST>\t<VOLUME>\t<FLAGS>",
@@ -211,19 +229,21 @@ def test_mt5_export(tmp_path, encoding):
     assert [(tick.price_text(r["bid_price_ticks"]), tick.price_text(r["ask_price_ticks"])) for r in found] == [
         ("61800.10", "61817.00"), ("61800.10", "61817.50"), ("61800.20", "61817.50")]
     assert [r["event_ns"] - T0_NS for r in found] == [0, 250 * MS, 1000 * MS]
-    assert (tick.symbol, tick.venue, session.manifest["server_offset_s"], session.manifest["clock"]) == ("BTCUSD", "mt5", 10_800, "event")
+    assert (tick.symbol, tick.venue, session.manifest["server_offset_s"],
+            session.manifest["clock"]) == ("BTCUSD", "mt5", 10_800, "event")
 
 
 def test_mt5_export_side_not_known_yet_is_missing(tmp_path):
     path = write(tmp_path / "BTCUSD_20240809.csv", [EXPORT[0], EXPORT[2], "2024.13.09\t03:00:00\t1\t2\t\t\t6", "junk"])
     result, session = imported(tmp_path, path)
-    assert [(r["bid_price_ticks"] is None, r["ask_price_ticks"] is None) for r in rows_of(session, "quotes")] == [(True, False)]
+    assert [(r["bid_price_ticks"] is None, r["ask_price_ticks"] is None)
+            for r in rows_of(session, "quotes")] == [(True, False)]
     assert [s["line"] for s in result["skipped"]] == [3, 4]
     assert session.manifest["server_offset_s"] is None, "nothing in an export tells the broker's clock"
 
 
-TICK = np.dtype([("time", "i8"), ("bid", "f8"), ("ask", "f8"), ("last", "f8"), ("volume", "u8"), ("time_msc", "i8"), ("flags", "u4"),
-                 ("volume_real", "f8")])
+TICK = np.dtype([("time", "i8"), ("bid", "f8"), ("ask", "f8"), ("last", "f8"), ("volume", "u8"), ("time_msc", "i8"),
+                 ("flags", "u4"), ("volume_real", "f8")])
 
 
 def ticks(bids, asks) -> np.ndarray:
@@ -238,12 +258,14 @@ def test_saved_tick_arrays(tmp_path, kind):
     if kind == "npy":
         np.save(path, rows)
     else:
-        pq.write_table(pa.table({n: rows[n] for n in TICK.names} | {"collected_msc": rows["time_msc"] - 7_200_100}), path)
+        pq.write_table(pa.table({n: rows[n]
+                                 for n in TICK.names} | {"collected_msc": rows["time_msc"] - 7_200_100}), path)
     _, session = imported(tmp_path, path, timer_ms=0)
     tick, = session.instruments
     assert (tick.symbol, tick.tick_size, tick.price_decimals) == ("BTCUSD.r", "0.05", 2)
     found = rows_of(session, "quotes")
-    assert [r["bid_price_ticks"] and tick.price_text(r["bid_price_ticks"]) for r in found] == ["61800.10", "61800.25", None]
+    assert [r["bid_price_ticks"] and tick.price_text(r["bid_price_ticks"])
+            for r in found] == ["61800.10", "61800.25", None]
     offset_s, clock = (None, "event") if kind == "npy" else (7200, "receive")
     assert (session.manifest["server_offset_s"], session.manifest["clock"]) == (offset_s, clock)
     shift = 0 if kind == "npy" else 7200 * 10**9
@@ -299,8 +321,10 @@ def test_a_clock_difference_that_is_no_time_zone_is_refused(tmp_path):
 
 def test_cryptofeed_seconds_are_exact(tmp_path):
     body = json.dumps(trade(1)).encode()
-    text = b"".join([b"configuration: {}\n", b"wss://x/stream?streams=a <-> 1723161600.5\n", b"1723161600.1234567: " + body + b"\n",
-                     b"1723161600.12345678912: " + body + b"\n", b"nonsense\n"])
+    text = b"".join([
+        b"configuration: {}\n", b"wss://x/stream?streams=a <-> 1723161600.5\n", b"1723161600.1234567: " + body + b"\n",
+        b"1723161600.12345678912: " + body + b"\n", b"nonsense\n"
+    ])
     (tmp_path / "a.gz").write_bytes(gzip.compress(text))
     result, session = imported(tmp_path, tmp_path / "a.gz")
     assert result["first_recv_ns"] == T0_NS + 123_456_700

@@ -23,7 +23,10 @@ SPOT_2024 = ["binance_spot/btcusdt_20240808.gz", "binance_spot/btcusdt_20240809.
 FEED_USDM = ["cryptofeed/6397a047_BINANCE_FUTURES-1125a2.0.gz"]
 FEED_SPOT = ["cryptofeed/8980a803_BINANCE-ee25be.0.gz"]
 MT5 = ["mt5/BTCUSD_20260307_090342_ticks.json.gz", "mt5/ETHUSD_20260307_090431_ticks.json.gz"]
-CAPTURES = {"usdm_2023": USDM_2023, "usdm_2024": USDM_2024, "spot_2024": SPOT_2024, "feed_usdm": FEED_USDM, "feed_spot": FEED_SPOT}
+CAPTURES = {
+    "usdm_2023": USDM_2023, "usdm_2024": USDM_2024, "spot_2024": SPOT_2024, "feed_usdm": FEED_USDM,
+    "feed_spot": FEED_SPOT
+}
 
 
 class Imported:
@@ -67,7 +70,8 @@ FACTS = {
     "feed_spot": {"trade": 1_910, "depth": 2_688, "snapshot": 3, "kline": 118},
     "ltc": {"trade": 152_763}, "mt5": {"quote": 694 + 536},
 }
-NOTHING = dict.fromkeys(("trade", "depth", "best", "snapshot", "mark", "liquidation", "not_market", "quote", "kline"), 0)
+NOTHING = dict.fromkeys(("trade", "depth", "best", "snapshot", "mark", "liquidation", "not_market", "quote", "kline"),
+                        0)
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -96,16 +100,21 @@ def test_first_and_last_time(imported, name, first_ns, last_ns):
     assert (result["first_recv_ns"], result["last_recv_ns"]) == (first_ns, last_ns)
 
 
-@pytest.mark.parametrize("name, sizes", [
-    ("usdm_2023", {"BTCUSDT": ("0.1", "0.001", 2, 3)}),
-    ("usdm_2024", {"BTCUSDT": ("0.1", "0.001", 2, 3), "ETHUSDT": ("0.01", "0.001", 2, 3)}),
-    ("spot_2024", {"BTCUSDT": ("0.01", "0.000001", 8, 8)}),
-    ("feed_usdm", {"BATUSDT": ("0.0001", "0.1", 4, 1), "CHRUSDT": ("0.0001", "1", 4, 0), "CTKUSDT": ("0.00001", "1", 5, 0),
-                   "NEOUSDT": ("0.001", "0.01", 3, 2), "SANDUSDT": ("0.00001", "1", 5, 0)}),
-    ("ltc", {"LTCUSDT": ("0.01", "0.001", -1, -1)}),
-    ("mt5", {"BTCUSD": ("0.01", "1", 5, 0), "ETHUSD": ("0.01", "1", 5, 0)})])
+@pytest.mark.parametrize(
+    "name, sizes",
+    [("usdm_2023", {"BTCUSDT": ("0.1", "0.001", 2, 3)}),
+     ("usdm_2024", {"BTCUSDT": ("0.1", "0.001", 2, 3), "ETHUSDT": ("0.01", "0.001", 2, 3)}),
+     ("spot_2024", {"BTCUSDT": ("0.01", "0.000001", 8, 8)}),
+     ("feed_usdm", {
+         "BATUSDT": ("0.0001", "0.1", 4, 1), "CHRUSDT": ("0.0001", "1", 4, 0), "CTKUSDT": ("0.00001", "1", 5, 0),
+         "NEOUSDT": ("0.001", "0.01", 3, 2), "SANDUSDT": ("0.00001", "1", 5, 0)
+     }), ("ltc", {"LTCUSDT": ("0.01", "0.001", -1, -1)}),
+     ("mt5", {"BTCUSD": ("0.01", "1", 5, 0), "ETHUSD": ("0.01", "1", 5, 0)})])
 def test_step_sizes_and_text_styles(imported, name, sizes):
-    found = {i.symbol: (i.tick_size, i.lot_size, i.price_decimals, i.qty_decimals) for i in imported(name).session.instruments}
+    found = {
+        i.symbol: (i.tick_size, i.lot_size, i.price_decimals, i.qty_decimals)
+        for i in imported(name).session.instruments
+    }
     assert found == sizes
     assert imported(name).manifest["notes"] == []
 
@@ -143,7 +152,8 @@ def test_no_capture_has_a_hole(imported, name):
     session = imported(name)
     assert session.manifest["gaps"] == []
     codes = session.session.table("feed", ["code"])["code"].to_pylist()
-    streams = sum(session.count(t, i.symbol) > 0 for i in session.session.instruments for t in ("trades", "depth", "best"))
+    streams = sum(
+        session.count(t, i.symbol) > 0 for i in session.session.instruments for t in ("trades", "depth", "best"))
     assert (codes.count("gap"), codes.count("connected")) == (0, streams)
 
 
@@ -172,7 +182,9 @@ def test_the_real_gaps_of_the_ltc_trades(imported):
     assert [(r["seq"], r["from_id"], r["to_id"]) for r in rows] == [(g["seq"], g["after"], g["before"]) for g in gaps]
     assert {(r["symbol"], r["stream"]) for r in rows} == {("LTCUSDT", "trades")}
     trades = session.session.table("trades")
-    revealed = trades.filter(pc.is_in(trades["seq"], pc.add(feed.filter(pc.equal(feed["code"], "gap"))["seq"], 1).combine_chunks()))
+    revealed = trades.filter(
+        pc.is_in(trades["seq"],
+                 pc.add(feed.filter(pc.equal(feed["code"], "gap"))["seq"], 1).combine_chunks()))
     assert revealed["trade_id"].to_pylist() == [g["before"] for g in gaps]
     assert session.manifest["clock"] == "event"
 
@@ -213,7 +225,7 @@ def stored_texts(table, column: str, instrument: Instrument) -> np.ndarray:
 
 
 def sent_texts(paths: list[Path]) -> dict[tuple[str, str, str], list[str]]:
-    """Return every price and quantity text of capture files by symbol, table and column, in the order they were received."""
+    """Return every price and quantity text of capture files by symbol, table and column, in order of receipt."""
     texts = defaultdict(list)
     for path in sorted(paths, key=lambda p: p.name):
         only = path.name.partition("_")[0].upper()
@@ -238,11 +250,13 @@ def _sort_texts(texts: dict, data: dict, only: str, stream: str) -> None:
         texts[symbol, "trades", "price_ticks"].append(data["p"])
         texts[symbol, "trades", "qty_lots"].append(data["q"])
     elif "bookTicker" in stream:
-        for key, column in zip("bBaA", ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"), strict=True):
+        for key, column in zip("bBaA", ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"),
+                               strict=True):
             texts[symbol, "best", column].append(data[key])
     elif "kline" in stream:
-        for key, column in zip("ohlcvV", ("open_ticks", "high_ticks", "low_ticks", "close_ticks", "volume_lots", "taker_buy_lots"),
-                               strict=True):
+        for key, column in zip(
+                "ohlcvV", ("open_ticks", "high_ticks", "low_ticks", "close_ticks", "volume_lots", "taker_buy_lots"),
+                strict=True):
             texts[symbol, "klines", column].append(data["k"][key])
 
 
@@ -257,14 +271,17 @@ def test_every_text_of_a_capture_comes_back(imported, name):
             own = rows.filter(pc.equal(rows["symbol"].cast("string"), instrument.symbol))
             for column in [c for c in own.column_names if c.endswith(("_ticks", "_lots"))]:
                 expected = np.array(sent.pop((instrument.symbol, table, column), []), dtype=str)
-                assert np.array_equal(stored_texts(own, column, instrument), expected), (instrument.symbol, table, column)
+                assert np.array_equal(stored_texts(own, column, instrument),
+                                      expected), (instrument.symbol, table, column)
                 compared += len(expected)
     assert not sent and compared > 100_000 * (name.startswith(("usdm", "spot")))
 
 
 def test_every_text_of_the_ltc_trades_comes_back(imported):
     session = imported("ltc")
-    sent = [row for path in session.paths for row in csv.DictReader(io.TextIOWrapper(gzip.open(path), encoding="ascii"))]
+    sent = [
+        row for path in session.paths for row in csv.DictReader(io.TextIOWrapper(gzip.open(path), encoding="ascii"))
+    ]
     sent.sort(key=lambda row: int(row["tradeId"]))
     rows = session.session.table("trades").sort_by("trade_id")
     instrument = session.session.instrument("LTCUSDT")

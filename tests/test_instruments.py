@@ -64,7 +64,8 @@ def test_columns_parse_like_decimal(values):
     texts = [text_of(*value) for value in values]
     parsed = parse_decimals(texts)
     assert parsed.good.all()
-    assert [Decimal(int(m)).scaleb(-int(d)) for m, d in zip(parsed.mantissa, parsed.decimals, strict=True)] == [Decimal(t) for t in texts]
+    assert [Decimal(int(m)).scaleb(-int(d))
+            for m, d in zip(parsed.mantissa, parsed.decimals, strict=True)] == [Decimal(t) for t in texts]
     assert parsed.written.tolist() == [decimals for _, decimals in values]
     assert all(d == 0 or m % 10 for m, d in zip(parsed.mantissa, parsed.decimals, strict=True))
 
@@ -95,8 +96,14 @@ def test_the_inferred_step_divides_every_value_and_the_texts_come_back(values):
 
 
 @pytest.mark.parametrize("texts, step", [
-    (["61800.20", "61800.30"], "0.1"), (["2681.62", "2681.63"], "0.01"), (["1.50", "2.25"], "0.25"), (["3", "7"], "1"),
-    (["0", "0.000"], "1"), (["1.5", "2.0"], "0.5"), (["100", "250"], "50"), (["0.00001234", "0.00001235"], "0.00000001"),
+    (["61800.20", "61800.30"], "0.1"),
+    (["2681.62", "2681.63"], "0.01"),
+    (["1.50", "2.25"], "0.25"),
+    (["3", "7"], "1"),
+    (["0", "0.000"], "1"),
+    (["1.5", "2.0"], "0.5"),
+    (["100", "250"], "50"),
+    (["0.00001234", "0.00001235"], "0.00000001"),
 ])
 def test_inferred_steps(texts, step):
     scale = Scale()

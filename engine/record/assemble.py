@@ -47,8 +47,8 @@ class Assembly:
             number = (self.last_recv_ns - self.first_recv_ns) // step_ns
             if number > MAX_TIMERS:
                 days = (self.last_recv_ns - self.first_recv_ns) / 86_400e9
-                raise BadInput(f"the files span {days:.1f} days, which makes {number} timer rows of {timer_ms} ms where "
-                               f"{MAX_TIMERS} are allowed; import recordings of different times as separate sessions")
+                raise BadInput(f"the files span {days:.1f} days, which makes {number} timer rows of {timer_ms} ms "
+                               f"where {MAX_TIMERS} are allowed; import recordings of different times separately")
             self.timers = np.arange(-(-self.first_recv_ns // step_ns), self.last_recv_ns // step_ns + 1) * step_ns
         head = len(self._connected)
         gaps_upto = np.searchsorted(self._gap_rank, np.arange(self.messages), "right")

@@ -81,7 +81,7 @@ class Group:
         return np.zeros(len(self), bool), [], []
 
     def _drop_doubles(self) -> None:
-        """Drop messages that say what an earlier one with their id said; raise BadInput where one says something else."""
+        """Drop messages that repeat an earlier one with their id; raise BadInput where one says something else."""
         has, keys, content = self._identity()
         if not has.any() or (has.all() and (np.diff(keys[0]) > 0).all()):
             return

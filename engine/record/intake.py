@@ -288,7 +288,8 @@ def _depth_columns(messages: Iterable[Depth]) -> dict[str, list]:
                       [len(side) for m in messages for side in (m.bids, m.asks)])
     prices, qtys = zip(*levels, strict=True) if levels else ((), ())
     return {"counts": [len(m.bids) + len(m.asks) for m in messages], "side": sides,
-            "price_ticks": prices, "qty_lots": qtys, "first_id": [m.first_id for m in messages], "last_id": [m.last_id for m in messages],
+            "price_ticks": prices, "qty_lots": qtys, "first_id": [m.first_id for m in messages],
+            "last_id": [m.last_id for m in messages],
             "prev_id": [m.prev_id for m in messages], "bits": [m.bits for m in messages]}
 
 

@@ -31,7 +31,7 @@ _TRUTH = ("true", "false", "True", "False")
 
 
 def kind_of(first_line: str) -> str | None:
-    """Return trades, aggTrades, bookTicker or klines for a header or first row of the archive, None for another line."""
+    """Return trades, aggTrades, bookTicker or klines for a header or first row of the archive, else None."""
     if first_line in HEADERS:
         return HEADERS[first_line]
     cells = first_line.split(",")

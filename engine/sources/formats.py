@@ -9,7 +9,7 @@ from engine.record.intake import Intake
 from engine.sources import archive, captures, tardis, ticks
 from engine.sources.files import RecordedFile
 
-KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance public archive trades, aggTrades, bookTicker and klines, "
+KNOWN = ("hftbacktest capture lines, cryptofeed captures, Binance archive trades, aggTrades, bookTicker and klines, "
          "trade CSV (timestamp,price,quantity,side,tradeId), tardis.dev CSV, and MT5 ticks as terminal export, .npy, "
          ".parquet or JSON")
 

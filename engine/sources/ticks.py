@@ -39,8 +39,8 @@ def server_offset_s(ahead_s: Iterable[float], file: RecordedFile) -> int:
     median_s = float(np.median(np.fromiter(ahead_s, float)))
     offset_s = round(median_s / QUARTER_S) * QUARTER_S
     if abs(median_s - offset_s) > MAX_RESIDUAL_S:
-        raise BadInput(f"{file.path}: the broker's clock is {median_s:.1f} s ahead of the collector's, which is no multiple "
-                       "of 15 minutes; one of the two clocks is wrong, give the offset with --server-offset")
+        raise BadInput(f"{file.path}: the broker's clock is {median_s:.1f} s ahead of the collector's, which is no "
+                       "multiple of 15 minutes; one of the two clocks is wrong, give the offset with --server-offset")
     return offset_s
 
 
@@ -143,7 +143,8 @@ def _decimals(file: RecordedFile, table: dict[str, np.ndarray]) -> int:
         if not len(wrong_here):
             return decimals
     index = int(wrong[0] if len(wrong) else wrong_here[0])
-    raise BadInput(f"{file.path} row {index % len(table['bid']) + 1}: price {float(prices[index])!r} is not a positive price "
+    row = index % len(table["bid"]) + 1
+    raise BadInput(f"{file.path} row {row}: price {float(prices[index])!r} is not a positive price "
                    f"of at most {MAX_DECIMALS} decimals; a broker's prices lie on a grid")
 
 
