@@ -78,7 +78,7 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
     began = clock.monotonic_s()
     first_ns, last_ns = plan.session.manifest["first_recv_ns"], plan.session.manifest["last_recv_ns"]
     desk = open_desk(plan.session.instruments, plan.model.tick_size)
-    plan.trades = _inside(plan.trades, first_ns, last_ns)
+    plan.trades = inside(plan.trades, first_ns, last_ns)
     slots = min(SLOTS_MAX, max(8, most_open(plan.trades, last_ns) + 2))
     run = Run(desk.pairs, [plan.choices], [plan.settings], slots=slots, interpreted=plan.interpreted, kernel=plan.kernel)
     run.feed(np.zeros(0, R.EVENT))
@@ -112,7 +112,7 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
             "events_per_second": round(counts["events"] / max(kernel_s + feed.load_s, 1e-9)), "outside": len(inputs.get("outside", []))}
 
 
-def _inside(trades: list[TradePlan], first_ns: int, last_ns: int) -> list[TradePlan]:
+def inside(trades: list[TradePlan], first_ns: int, last_ns: int) -> list[TradePlan]:
     """Return the trades that open within the recording; none at all is an error."""
     inside = [trade for trade in trades if first_ns <= trade.open_ns <= last_ns]
     if trades and not inside:

@@ -39,6 +39,7 @@ class Settings:
     """How orders become fills in one variant."""
 
     latency_ns: int = 250_000_000
+    entry_latency_ns: int = 250_000_000
     cooldown_ns: int = 1_000_000_000
     min_stop_step_ticks: int = 1
     min_volume: int = 1

@@ -83,18 +83,18 @@ def check_table(result: dict) -> Table:
     return table
 
 
-def replay_tables(result: dict, modes: dict[str, str]) -> list[Table]:
+def replay_tables(result: dict, modes: dict[str, str]) -> list:
     """Return what each rule did and how the trades ended."""
     rules = _table(f"Rules ({result['quotes']} quotes)", "rule", "mode", "alerts", "stops moved", "partial exits", "exits")
     for name, counts in result["by_rule"].items():
         if modes.get(name, "off") != "off":
             rules.add_row(name, modes[name], *(f"{counts[action]:,}" for action in ("alert", "tighten", "partial", "close")))
-    ends = _table(f"Trades: {result['trades']:,} closed, mean {_r(result['mean_r'])}", "ended by", "count")
+    ends = _table("Trades", "ended by", "count")
     words = {"stopped": "stop (own or moved)", "taken": "take profit", "timed_out": "time limit", "rule_closed": "a rule",
              "recorded_close": "the recorded exit"}
     for code, word in words.items():
         ends.add_row(word, f"{result['fills'][code]:,}")
-    return [rules, ends]
+    return [rules, ends, f"{result['trades']:,} trades closed, mean {_r(result['mean_r'])} (descriptive: not what a rule is worth)"]
 
 
 def _r(value: float | None) -> str:

@@ -9,11 +9,11 @@ from capture_lines import (MS, T0_NS, agg_trade, best, diff, feed_rows, imported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import BadInput
+from engine.errors import BadInput, SourceFailed
 from engine.kernel.records import FIRST, LAST, NOT_MARKET, PARTIAL_DEPTH, SNAPSHOT_LEVEL
 from engine.record import intake
 from engine.record.importer import import_files
-from engine.record.store import TABLES
+from engine.record.store import TABLES, SessionWriter
 
 BODY = json.dumps({"lastUpdateId": 100, "E": T0_NS // MS, "T": T0_NS // MS, "bids": [["61800.20", "1.000"]],
                    "asks": [["61800.30", "2.000"]]})
@@ -126,6 +126,14 @@ def test_broken_diff_chains_are_found(tmp_path):
     assert (gap["table"], gap["after"], gap["before"], gap["missing"]) == ("depth", 16, 20, 3)
     assert session.manifest["venue"] == "binance_spot"
     assert rows_of(session, "depth")[1]["prev_id"] == 12
+
+
+def test_a_diff_that_comes_late_is_no_hole(tmp_path):
+    level = [["61800.20", "1.000"]]
+    rows = lines(diff(11, 12, 10, level), diff(13, 14, 12, level), diff(9, 10, 8, level), diff(15, 16, 14, level))
+    _, session = imported(tmp_path, write(tmp_path / "a", rows))
+    assert [r["last_id"] for r in rows_of(session, "depth")] == [12, 14, 10, 16]
+    assert session.manifest["gaps"] == []
 
 
 def test_raw_and_aggregated_ids_are_two_series(tmp_path):
@@ -296,6 +304,23 @@ def test_an_existing_session_is_not_touched(tmp_path):
     with pytest.raises(BadInput, match="BTCUSDT-binance_usdm-20240809T000000 already exists"):
         import_files([path], tmp_path / "data")
     assert all(p.read_bytes() == content for p, content in before.items())
+
+
+@pytest.mark.parametrize("step", ["write", "finish"])
+def test_a_full_disk_is_the_fault_of_the_disk_and_leaves_nothing(tmp_path, monkeypatch, step):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    path = write(tmp_path / "a", lines(trade(1)))
+    monkeypatch.setattr(SessionWriter, step, full)
+    with pytest.raises(SourceFailed, match=r"could not be written under .*sessions \(No space left on device\)"):
+        import_files([path], tmp_path / "data")
+    assert list((tmp_path / "data" / "sessions").iterdir()) == []
+
+
+def test_a_data_root_that_is_a_file_is_told(tmp_path):
+    path = write(tmp_path / "a", lines(trade(1)))
+    with pytest.raises(SourceFailed, match="could not be written under"):
+        import_files([path], path)
 
 
 def test_times_too_far_apart_are_refused_before_they_fill_the_memory(tmp_path):

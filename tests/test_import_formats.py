@@ -122,10 +122,12 @@ def test_overlapping_archive_files_in_any_order(tmp_path):
     refused(tmp_path / "no", "id 101 at .*-08-10.csv line 1 was already at .*line 3 with another qty", one, other)
 
 
-def test_equal_times_are_ordered_by_id(tmp_path):
-    rows = [f"{i},61800.01,0.01,1.0,{T0_MS},True,True" for i in (12, 10, 11)]
+def test_time_goes_before_id_and_id_orders_equal_times(tmp_path):
+    rows = [f"{i},61800.01,0.01,1.0,{T0_MS + i % 2},True,True" for i in (9, 12, 10, 11)]
     _, session = imported(tmp_path, write(tmp_path / "BTCUSDT-trades-2024-08-09.csv", rows), timer_ms=0)
-    assert [(r["trade_id"], r["recv_ns"] - T0_NS) for r in rows_of(session, "trades")] == [(10, 0), (11, 1), (12, 2)]
+    assert [(r["trade_id"], r["recv_ns"] - T0_NS) for r in rows_of(session, "trades")] == [
+        (10, 0), (12, 2), (9, MS), (11, MS + 1)], "the hole before 12 has a row at 1 ns"
+    assert [(g["after"], g["before"]) for g in session.manifest["gaps"]] == [(10, 12)]
 
 
 @pytest.mark.parametrize("row, says",
@@ -168,15 +170,16 @@ def tardis_rows(*rows: tuple) -> list[str]:
 def test_tardis_book(tmp_path):
     path = write(tmp_path / "binance-futures_incremental_book_L2_2024-08-09_BTCUSDT.csv.gz", [
         TARDIS + "is_snapshot,side,price,amount",
-        *tardis_rows((0, 1, "true,bid,61800.1,1.5"), (0, 1, "true,ask,61800.2,2"), (2, 3, "false,ask,61800.2,0"),
-                     (3, 3, "false,bid,61800,4"), (5, 6, "false,ask,61800.3,1"))])
+        *tardis_rows((0, 1, "true,bid,61800.1,1.5"), (0, 1, "true,ask,61800.2,2"), (1, 1, "false,bid,61800.1,3"),
+                     (2, 3, "false,ask,61800.2,0"), (3, 3, "false,bid,61800,4"), (5, 6, "false,ask,61800.3,1"))])
     result, session = imported(tmp_path, path, timer_ms=0)
-    assert (result["messages"]["snapshot"], result["messages"]["depth"]) == (1, 2)
+    assert (result["messages"]["snapshot"], result["messages"]["depth"]) == (1, 3)
     found = rows_of(session, "depth")
     assert [(r["side"], r["bits"]) for r in found] == [
-        (1, SNAPSHOT_LEVEL | FIRST), (-1, SNAPSHOT_LEVEL | LAST), (1, FIRST), (-1, LAST), (-1, FIRST | LAST)]
-    assert [r["seq"] for r in found] == [2, 2, 3, 3, 4]
-    assert [(r["recv_ns"] - T0_NS) // MS for r in found] == [1, 1, 3, 3, 6]
+        (1, SNAPSHOT_LEVEL | FIRST), (-1, SNAPSHOT_LEVEL | LAST), (1, FIRST | LAST), (1, FIRST), (-1, LAST),
+        (-1, FIRST | LAST)]
+    assert [r["seq"] for r in found] == [2, 2, 3, 4, 4, 5]
+    assert [(r["recv_ns"] - T0_NS) // MS for r in found] == [1, 1, 1, 3, 3, 6]
     assert {r["first_id"] for r in found} | {r["last_id"] for r in found} | {r["prev_id"] for r in found} == {None}
     assert session.instruments[0].price_decimals == -1 and session.manifest["clock"] == "receive"
 

@@ -102,7 +102,7 @@ def test_the_inferred_step_divides_every_value_and_the_texts_come_back(values):
     (["3", "7"], "1"),
     (["0", "0.000"], "1"),
     (["1.5", "2.0"], "0.5"),
-    (["100", "250"], "50"),
+    (["100", "250"], "50"), (["60000", "130000"], "10000"),
     (["0.00001234", "0.00001235"], "0.00000001"),
 ])
 def test_inferred_steps(texts, step):

@@ -81,6 +81,11 @@ def recentre(ladder, levels, s, b):
     if LEVELS // 4 <= slot < LEVELS - LEVELS // 4:
         return
     shift = slot - LEVELS // 2
+    # what either window did not hold is unknown, even where it comes back into view
+    if ladder.cover_low != MISSING:
+        ladder.cover_low = max(ladder.cover_low, ladder.origin_ticks + max(0, shift))
+    if ladder.cover_high != MISSING:
+        ladder.cover_high = min(ladder.cover_high, ladder.origin_ticks + LEVELS - 1 + min(0, shift))
     for side in range(2):
         count = 0
         for step in range(LEVELS):
@@ -127,6 +132,8 @@ def begin_diff(row, core, ladder, strict_chain):
     # USD-M step 3, spot step 3 and 5: what the book already holds is dropped. u == L changes nothing that L did not hold.
     if row.id != MISSING and ladder.last_id != MISSING and row.id <= ladder.last_id:
         core.book_old += 1
+        if row.id == ladder.last_id:
+            ladder.chained = 1
     elif continues(strict_chain, ladder.chained, row.prev_id, ladder.last_id):
         core.frame_applies = 1
     else:
@@ -173,7 +180,7 @@ def fold_diff(row, core, ladders, levels, pending, strict_chain):
 def link(core, ladder, levels, s, b, pending, strict_chain):
     """Bring a fresh snapshot up to date with the diffs that arrived before it; return False when one is missing."""
     if ladder.last_id == MISSING:
-        return True
+        return not is_crossed(ladder)
     first = max(0, core.pending_rows - PENDING)
     applying = False
     whole = first == 0
@@ -182,6 +189,8 @@ def link(core, ladder, levels, s, b, pending, strict_chain):
         if row.bits & FIRST:
             whole = True
             applying = row.id != MISSING and row.id > ladder.last_id
+            if row.id == ladder.last_id:
+                ladder.chained = 1
             if applying and not continues(strict_chain, ladder.chained, row.prev_id, ladder.last_id):
                 return False
         if not whole or not applying:
@@ -201,10 +210,10 @@ def fold_snapshot(row, core, ladders, levels, pending, strict_chain):
     s = row.symbol
     idle = 1 - core.active
     ladder = ladders[s, idle]
-    if row.bits & FIRST:
-        clear(ladder, levels, s, idle, row.price_ticks)
     if row.price_ticks == MISSING:
         return False
+    if row.bits & FIRST:
+        clear(ladder, levels, s, idle, row.price_ticks)
     put(ladder, levels, s, idle, row.side, row.price_ticks, row.qty_lots)
     if row.side > 0:
         if ladder.cover_low == MISSING or row.price_ticks < ladder.cover_low:

@@ -81,4 +81,5 @@ FILL = record([
     ("code", "i4"), ("rule", "i4"), ("side", "i8"), ("price_ticks", "i8"), ("volume", "i8"), ("volume_left", "i8"),
     ("stop_ticks", "i8"), ("entry_ticks", "i8"), ("risk_ticks", "i8"), ("decided_ns", "i8"),
     ("peak_ticks", "i8"), ("trough_ticks", "i8"), ("spread_ticks", "i8"),
+    ("exit_ticks", "i8"), ("take_ticks", "i8"), ("initial_stop_ticks", "i8"), ("open_ns", "i8"), ("deadline_ns", "i8"),
 ])

@@ -56,6 +56,11 @@ def emit(fills, counts, row, v, position, code, price_ticks, volume):
     out.peak_ticks = position.peak_ticks
     out.trough_ticks = position.trough_ticks
     out.spread_ticks = position.spread_ticks
+    out.exit_ticks = position.exit_ticks
+    out.take_ticks = position.take_ticks
+    out.initial_stop_ticks = position.initial_stop_ticks
+    out.open_ns = position.open_ns
+    out.deadline_ns = position.deadline_ns
 
 
 @compiled
@@ -138,7 +143,7 @@ def open_position(row, v, positions, active, active_count, states, defaults, lat
     blank(position, row)
     if row.price_ticks == MISSING:
         position.status = ENTERING
-        position.order_due_ns = row.recv_ns + settings[v].latency_ns
+        position.order_due_ns = row.recv_ns + settings[v].entry_latency_ns
     states[v, k] = defaults[0]
     latches[v, k, :, :] = 0
     active[v, active_count[v]] = k

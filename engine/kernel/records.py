@@ -106,6 +106,7 @@ SYMBOL = record([              # constants of one symbol, set by the owner of th
 
 SETTINGS = record([            # constants of one variant
     ("latency_ns", "i8"),      # decision to fill
+    ("entry_latency_ns", "i8"),   # a waiting entry to its fill
     ("cooldown_ns", "i8"),     # between two actions on one position
     ("min_stop_step_ticks", "i8"),
     ("min_volume", "i8"),      # volume steps: smallest that may stay or be closed

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from engine import clock
-from engine.errors import BadInput, nearest
+from engine.errors import BadInput, SourceFailed, nearest
 from engine.instruments import Instrument
 from engine.record.assemble import Assembly
 from engine.record.columns import Scale
@@ -46,24 +46,38 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
     if venue is not None and venue not in VENUES:
         raise BadInput(f"venue {venue!r} is not known; {nearest(venue, VENUES)}")
     intake = Intake(symbol, skip_limit, round(latency_ms * 1_000_000), server_offset_s)
-    _read(intake, paths, venue, progress)
+    try:
+        _read(intake, paths, venue, progress)
+    except OSError as error:
+        raise BadInput(f"{error.filename or 'an input file'} cannot be read ({error.strerror or error})") from None
     if not intake.blocks:
         raise BadInput(f"{', '.join(str(p) for p in paths)}: no line holds a message that can be imported")
     assembly = Assembly(intake, timer_ms)
     instruments, notes = _instruments(intake, ticks or {}, lots or {})
     session = name or _session_name(instruments, assembly.first_recv_ns)
-    writer = SessionWriter(sessions, session)
-    try:
-        assembly.write(writer, {i.symbol: i for i in instruments})
-        path = writer.finish(_manifest(intake, assembly, instruments, notes))
-    except BaseException:
-        writer.abandon()
-        raise
+    path, rows = _write(sessions, session, intake, assembly, instruments, notes)
     messages = {key: count for key, count in intake.counts.items() if key != "other"}
     return {"session": session, "path": str(path), "messages": messages,
-            "rows": {table: writer.rows.get(table, 0) for table in TABLES}, "skipped": intake.skipped,
+            "rows": {table: rows.get(table, 0) for table in TABLES}, "skipped": intake.skipped,
             "first_recv_ns": assembly.first_recv_ns, "last_recv_ns": assembly.last_recv_ns,
             "seconds": round(clock.monotonic_s() - began_s, 3)}
+
+
+def _write(sessions: Path, session: str, intake: Intake, assembly: Assembly, instruments: list[Instrument],
+           notes: list[str]) -> tuple[Path, dict[str, int]]:
+    """Write the session and return its folder and the rows of each table."""
+    writer = None
+    try:
+        writer = SessionWriter(sessions, session)
+        assembly.write(writer, {i.symbol: i for i in instruments})
+        return writer.finish(_manifest(intake, assembly, instruments, notes)), writer.rows
+    except BaseException as error:
+        if writer is not None:
+            writer.abandon()
+        if isinstance(error, OSError):
+            raise SourceFailed(f"session {session} could not be written under {sessions} "
+                               f"({error.strerror or error})") from None
+        raise
 
 
 def _read(intake: Intake, paths: Sequence[Path | str], venue: str | None,
