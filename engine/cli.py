@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--tick", action="append", default=[], metavar="SYMBOL=SIZE", help="price tick (default: the step that fits every price)")
     sub.add_argument("--lot", action="append", default=[], metavar="SYMBOL=SIZE", help="quantity step (default: likewise)")
     sub.add_argument("--latency-ms", type=float, default=0.0, help="added to venue time where files hold no receive time (default: 0)")
+    sub.add_argument("--server-offset", type=float, metavar="HOURS", help="broker clock of MT5 tick exports minus UTC, where the file cannot tell")
     sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
 
     command("sessions", sessions, "list the sessions")
@@ -144,7 +145,8 @@ def import_(args: argparse.Namespace) -> None:
     from engine.record.importer import import_files
     with screen.progress("importing", args.json) as report:
         result = import_files(args.paths, args.data, name=args.name, symbol=args.symbol, venue=args.venue, ticks=pairs(args.tick, "--tick"),
-                              lots=pairs(args.lot, "--lot"), latency_ms=args.latency_ms, skip_limit=args.skip_limit, progress=report)
+                              lots=pairs(args.lot, "--lot"), latency_ms=args.latency_ms, skip_limit=args.skip_limit,
+                              server_offset_s=None if args.server_offset is None else int(args.server_offset * 3600), progress=report)
     skipped = [f"skipped {entry['file']} line {entry['line']}: {entry['reason']}" for entry in result["skipped"][:10]]
     show(args, result, screen.import_table(result), *skipped, f"{result['path']} in {result['seconds']} s")
 
