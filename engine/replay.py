@@ -78,6 +78,7 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
     began = clock.monotonic_s()
     first_ns, last_ns = plan.session.manifest["first_recv_ns"], plan.session.manifest["last_recv_ns"]
     desk = open_desk(plan.session.instruments, plan.model.tick_size)
+    given = len(plan.trades)
     plan.trades = inside(plan.trades, first_ns, last_ns)
     slots = min(SLOTS_MAX, max(8, most_open(plan.trades, last_ns) + 2))
     run = Run(desk.pairs, [plan.choices], [plan.settings], slots=slots, interpreted=plan.interpreted, kernel=plan.kernel)
@@ -109,7 +110,7 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
     total_s = clock.monotonic_s() - began
     return {"run": path.name, "path": str(path), "digest": digest, "quotes": quotes, **counts,
             "seconds": {"link": round(link_s, 3), "load": round(feed.load_s, 3), "kernel": round(kernel_s, 3), "total": round(total_s, 3)},
-            "events_per_second": round(counts["events"] / max(kernel_s + feed.load_s, 1e-9)), "outside": len(inputs.get("outside", []))}
+            "events_per_second": round(counts["events"] / max(kernel_s + feed.load_s, 1e-9)), "outside": given - len(plan.trades)}
 
 
 def inside(trades: list[TradePlan], first_ns: int, last_ns: int) -> list[TradePlan]:

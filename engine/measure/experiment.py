@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.errors import BadInput
 from engine.kernel import records as R
+from engine.measure.lead import MidBuilder, lead_ns
 from engine.measure.outcomes import Policy, Trades
 from engine.measure.paths import Path, PathBuilder
 from engine.positions import most_open, open_desk
@@ -38,6 +39,7 @@ class Measured:
     open_at_end: int           # trades the recording ended before: left out everywhere
     events: int
     quotes: str                # recorded | modelled
+    lead_ns: list[int | None]  # how far the venue leads the broker, by symbol; None when it cannot be told
     covered: float | None      # share of the trades' time in which market and book were to be trusted
 
 
@@ -56,6 +58,7 @@ def run_experiment(plan: Plan, variants: list[Variant]) -> Measured:
     slots = max(8, most_open(plan.trades, last_ns) + 2)
     run = Run(desk.pairs, [list(variant.choices) for variant in variants], [variant.settings for variant in variants], slots=slots)
     builder = PathBuilder(len(desk.pairs))
+    mids = [MidBuilder(n) for n in range(len(desk.pairs))]
     feed = Feed(plan, desk)
     fills, acted, events, trusted, looked = [], [], 0, 0, 0
     for chunk in feed:
@@ -63,6 +66,8 @@ def run_experiment(plan: Plan, variants: list[Variant]) -> Measured:
         acted.append(decisions[decisions["result"] == R.ACTED])
         fills.append(outcome)
         builder.add(chunk)
+        for mid in mids:
+            mid.add(chunk)
         events += len(chunk)
         market = run.arrays["market"]
         looked += len(market)
@@ -74,8 +79,10 @@ def run_experiment(plan: Plan, variants: list[Variant]) -> Measured:
     trades = _baseline(rows[rows["variant"] == 0])
     policies = {variant.name: _policy(rows[rows["variant"] == v], orders[orders["variant"] == v], trades, steps)
                 for v, variant in enumerate(variants)}
-    return Measured(trades, policies, builder.paths(), len(plan.trades) - len(trades), events, "modelled" if feed.modelled else "recorded",
-                    trusted / looked if looked else None)
+    paths = builder.paths()
+    leads = [lead_ns(*mid.mids(), path) for mid, path in zip(mids, paths, strict=True)]
+    return Measured(trades, policies, paths, len(plan.trades) - len(trades), events, "modelled" if feed.modelled else "recorded",
+                    leads, trusted / looked if looked else None)
 
 
 def _baseline(rows: np.ndarray) -> Trades:
