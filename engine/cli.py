@@ -71,17 +71,32 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("query", metavar="QUERY", help='such as "select side, sum(qty) from trades group by side"')
     sub = command("rules", rules, "list the exit rules, their presets and parameters")
     sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
-    add_replay(command("replay", replay, "replay a session: what each rule decides, what the fills would have been, and a digest"))
+    sub = command("replay", replay, "replay a session: what each rule decides, what the fills would have been, and a digest")
+    sub.add_argument("session", nargs="?", metavar="SESSION", help="name or folder")
+    add_plan(sub).add_argument("--again", type=Path, metavar="RUN", help="repeat a run from its own folder and compare digests")
+    sub.add_argument("--recorded-exits", action="store_true", help="close trades when the file says they were closed")
+    sub = command("measure", measure, "trades saved by each rule, against matched random exits: table, JSON, HTML report")
+    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
+    add_plan(sub)
+    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
+    sub.add_argument("--draws", type=int, default=999, help="random exits drawn for each p-value (default: 999)")
+    sub.add_argument("--report", type=Path, metavar="FILE", help="HTML report (default: measure.html under the data root's reports)")
+    sub = command("sweep", sweep, "try many parameter sets in one pass; every set is counted, the winner's luck is taken off")
+    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
+    add_plan(sub)
+    sub.add_argument("--grid", action="append", required=True, metavar="RULE.PARAM=A:B:N",
+                     help="N values from A to B, or A:B:N:log, or a list 1,2,3; may be repeated")
+    sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
     return parser
 
 
-def add_replay(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments of `replay`."""
-    sub.add_argument("session", nargs="?", metavar="SESSION", help="name or folder")
+def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the arguments that say which trades, which rules and which fills; return the group the trades belong to."""
     source = sub.add_mutually_exclusive_group()
     source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
     source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
-    source.add_argument("--again", type=Path, metavar="RUN", help="repeat a run from its own folder and compare digests")
     sub.add_argument("--rules", default="all", metavar="LIST",
                      help="name[:preset][=mode], comma separated; modes off alert shadow act; or all, none (default: all)")
     sub.add_argument("--set", action="append", default=[], metavar="RULE.PARAM=VALUE", help="change a parameter; may be repeated")
@@ -93,9 +108,9 @@ def add_replay(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--slippage-ticks", type=int, default=0, help="against the trader on market exits, broker ticks (default: 0)")
     sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
     sub.add_argument("--volume-step", default="0.01", help="lots (default: 0.01)")
-    sub.add_argument("--recorded-exits", action="store_true", help="close trades when the file says they were closed")
     sub.add_argument("--server-offset", type=float, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)")
     sub.add_argument("--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)")
+    return source
 
 
 def console():
@@ -114,19 +129,20 @@ def show(args: argparse.Namespace, result, *parts) -> None:
         out.print(part)
 
 
-def find_session(args: argparse.Namespace):
+def find_session(args: argparse.Namespace, name: str | None = None):
     """Open the session named on the command line: a folder, or a name under the data root."""
     from engine.errors import nearest
     from engine.record.store import Session, sessions_folder
-    given = Path(args.session)
+    name = args.session if name is None else name
+    given = Path(name)
     if (given / "manifest.json").is_file() or given.is_dir() and len(given.parts) > 1:
         return Session(given)
     folder = sessions_folder(args.data)
-    if not (folder / args.session).is_dir():
+    if not (folder / name).is_dir():
         names = [path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")]
-        hint = nearest(args.session, names) if names else "there are none yet: tapeguard import or tapeguard demo makes one"
-        raise BadInput(f"no session {args.session!r} in {folder}; {hint}")
-    return Session(folder / args.session)
+        hint = nearest(name, names) if names else "there are none yet: tapeguard import or tapeguard demo makes one"
+        raise BadInput(f"no session {name!r} in {folder}; {hint}")
+    return Session(folder / name)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -217,7 +233,9 @@ def replay(args: argparse.Namespace) -> int:
         same = before == result["digest"]
         show(args, {**result, "identical": same}, f"{'identical' if same else 'DIFFERENT'}: {before[:16]} then {result['digest'][:16]}")
         return 0 if same else CheckFailed.exit_code
-    plan, inputs = make_plan(args)
+    if not args.session:
+        raise BadInput("name a session to replay; tapeguard sessions lists them")
+    plan, inputs = make_plan(args, find_session(args))
     with screen.progress("replaying", args.json) as report:
         result = run(plan, args.data, inputs, report)
     tables = screen.replay_tables(result, {choice.rule.name: choice.mode for choice in plan.choices})
@@ -226,8 +244,42 @@ def replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_plan(args: argparse.Namespace):
-    """Return what a replay is asked to do, and where its trades came from."""
+def measure(args: argparse.Namespace) -> None:
+    """Measure the rules and write the report."""
+    from engine import screen
+    from engine.measure.measure import Options
+    from engine.measure.measure import measure as run
+    from engine.report.html import write_report
+    if args.draws < 99:
+        raise BadInput(f"--draws {args.draws}: a p-value needs at least 99 draws; 999 is usual")
+    made = [make_plan(args, find_session(args, name)) for name in args.session]
+    options = Options(args.seed, args.draws, trades=json.dumps(made[0][1], sort_keys=True))
+    with screen.progress("measuring", args.json) as report:
+        result, detail = run([plan for plan, _ in made], args.data, options, report)
+    path = args.report or args.data / "reports" / f"{'+'.join(args.session)[:80].replace('/', '-')}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result["report"] = str(path)
+    write_report(path, result, detail)
+    show(args, result, *screen.measure_parts(result), f"report {path}")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Sweep parameters."""
+    from engine import screen
+    from engine.measure.ledger import ledger_path
+    from engine.measure.sweep import sweep as run
+    if args.workers < 1:
+        raise BadInput(f"--workers {args.workers}: at least one process is needed")
+    made = [make_plan(args, find_session(args, name)) for name in args.session]
+    plans = [plan for plan, _ in made]
+    with screen.progress("sweeping", args.json) as report:
+        result = run(plans, plans[0].choices, args.grid, plans[0].settings, args.workers, report, ledger=ledger_path(args.data),
+                     trades=json.dumps(made[0][1], sort_keys=True), seed=args.seed)
+    show(args, result, *screen.sweep_parts(result))
+
+
+def make_plan(args: argparse.Namespace, session):
+    """Return what a replay or a measurement of one session is asked to do, and where its trades came from."""
     from engine.entries import parse_entries, plan_entries
     from engine.quotes import parse_quotes
     from engine.record.store import file_sha256
@@ -235,13 +287,10 @@ def make_plan(args: argparse.Namespace):
     from engine.rules import choose, find_rules
     from engine.run import Settings
     from engine.sources.history import load_trades
-    if not args.session:
-        raise BadInput("name a session to replay; tapeguard sessions lists them")
     if not args.trades and not args.entries:
         raise BadInput("give --trades FILE or --entries SPEC, such as --entries every=10s,side=both,sl=20bps,tp=30bps,max=300s")
     if args.latency_ms < 0 or args.cooldown_ms < 0 or args.slippage_ticks < 0 or args.chunk < 0:
         raise BadInput("--latency-ms, --cooldown-ms, --slippage-ticks and --chunk must not be negative")
-    session = find_session(args)
     choices = choose(find_rules(args.rules_dir), args.rules, args.set)
     if args.trades:
         trades = load_trades(args.trades, int(args.server_offset * 3600))
@@ -255,7 +304,7 @@ def make_plan(args: argparse.Namespace):
             raise BadInput(f"session {session.id} has several symbols; add symbol= to --entries, one of {', '.join(names)}")
         trades = plan_entries(spec, session.manifest["first_recv_ns"], session.manifest["last_recv_ns"], (leading or names)[0])
     settings = Settings(latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6), slippage_ticks=args.slippage_ticks)
-    return Plan(session, trades, choices, settings, parse_quotes(args.quotes), args.model_quotes, args.volume_step, args.recorded_exits,
+    return Plan(session, trades, choices, settings, parse_quotes(args.quotes), args.model_quotes, args.volume_step, getattr(args, "recorded_exits", False),
                 args.chunk), inputs
 
 

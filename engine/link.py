@@ -91,7 +91,7 @@ def write_snapshot(texts: dict[str, str]) -> Path:
     """Write a snapshot beside its place and rename it; two processes may do so at once."""
     final = kernels_folder() / f"k{snapshot_hash(texts)}"
     if final.is_dir():
-        return final
+        return _unaltered(final, texts)
     aside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
     try:
         for place, text in texts.items():
@@ -108,6 +108,18 @@ def write_snapshot(texts: dict[str, str]) -> Path:
         raise SourceFailed(f"cannot write the compiled kernel under {kernels_folder()} ({error.strerror}); "
                            "set TAPEGUARD_CACHE to a folder that can be written") from None
     return final
+
+
+def _unaltered(folder: Path, texts: dict[str, str]) -> Path:
+    """Return a snapshot folder that holds what its name says, or raise SourceFailed: what is not the source must not run."""
+    for place, text in texts.items():
+        try:
+            same = (folder / place).read_bytes() == text.encode()
+        except OSError:
+            same = False
+        if not same:
+            raise SourceFailed(f"{folder / place} is not what was compiled under this name, it was changed or removed; delete {folder} and run again")
+    return folder
 
 
 def link(rules: list, kernel: Path = KERNEL) -> tuple[types.ModuleType, Path]:

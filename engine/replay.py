@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -17,7 +18,7 @@ from engine.link import KERNEL
 from engine.positions import Desk, most_open, open_desk, position_rows
 from engine.quotes import Modeller, QuoteModel, parse_quotes
 from engine.record.store import Session, file_sha256
-from engine.rules import Choice, choose, find_rules, params_dict
+from engine.rules import SHIPPED, Choice, choose, find_rules, params_dict
 from engine.run import Run, Settings
 from engine.runlog import ACTIONS, FILL_CODES, RunWriter, read_manifest
 from engine.stream import Injector, events, rechunk
@@ -41,6 +42,7 @@ class Plan:
     chunk: int | None = 0              # rows fed at once: 0 as stored, None all
     interpreted: bool = False
     kernel: Path = KERNEL
+    tape_shift_ns: int = 0             # trades moved on by this much, in a circle: a placebo that breaks their link with price
 
 
 class Feed:
@@ -57,6 +59,10 @@ class Feed:
         quotes = Injector()
         modeller = Modeller(plan.model, [pair.tick_size for pair in desk.pairs])
         tables = ["trades", "depth", "best", "feed"] + ([] if plan.force_model else ["quotes"])
+        shifted = Injector()
+        if plan.tape_shift_ns:
+            tables.remove("trades")
+            shifted.add(shifted_tape(plan.session, desk.numbers, plan.tape_shift_ns))
         modelled_symbols = [n for n, quoted in enumerate(desk.quoted) if plan.force_model or not quoted]
         chunks = events(plan.session, desk.numbers, tables)
         while True:
@@ -68,9 +74,20 @@ class Feed:
                 made = modeller.quotes(chunk)
                 quotes.add(made[np.isin(made["symbol"], modelled_symbols)])
                 chunk = quotes.merge(chunk)
-            chunk = positions.merge(chunk)
+            chunk = positions.merge(shifted.merge(chunk))
             self.load_s += clock.monotonic_s() - began
             yield chunk
+
+
+def shifted_tape(session: Session, numbers: dict[str, int], shift_ns: int) -> np.ndarray:
+    """Return the trade rows of a session moved on in time, those past its end coming in at its start."""
+    rows = np.concatenate([np.zeros(0, R.EVENT), *events(session, numbers, ["trades"])])
+    first_ns, last_ns = session.manifest["first_recv_ns"], session.manifest["last_recv_ns"]
+    moved = first_ns + (rows["recv_ns"] - first_ns + shift_ns) % max(1, last_ns - first_ns)
+    known = rows["event_ns"] != R.MISSING
+    rows["event_ns"][known] += (moved - rows["recv_ns"])[known]
+    rows["recv_ns"] = moved
+    return rows[np.argsort(moved, kind="stable")]
 
 
 def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], None] | None = None) -> dict:
@@ -82,7 +99,7 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
     plan.trades = inside(plan.trades, first_ns, last_ns)
     slots = min(SLOTS_MAX, max(8, most_open(plan.trades, last_ns) + 2))
     run = Run(desk.pairs, [plan.choices], [plan.settings], slots=slots, interpreted=plan.interpreted, kernel=plan.kernel)
-    run.feed(np.zeros(0, R.EVENT))
+    compile_loop(run)
     link_s = clock.monotonic_s() - began
     writer = RunWriter(data, [rule.name for rule in run.rules], [pair.symbol for pair in desk.pairs], run.folder)
     tally = Tally(len(run.rules))
@@ -97,6 +114,9 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
             tally.add(len(chunk), decisions, fills)
             if progress:
                 progress(int(chunk["recv_ns"][-1]) - first_ns, last_ns - first_ns)
+        if tally.refused:
+            raise BadInput(f"{tally.refused} trades found no free place: more than {slots} were open at once; enter less often or "
+                           "hold them for less")
         write_trades_csv(writer.folder / "trades.csv", plan.trades)
         digest = writer.digest.hexdigest()
         counts = tally.result([rule.name for rule in run.rules])
@@ -105,12 +125,26 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
     except BaseException:
         writer.abandon()
         raise
-    if tally.refused:
-        raise BadInput(f"{tally.refused} trades found no free place: more than {slots} were open at once; enter less often or hold them for less")
     total_s = clock.monotonic_s() - began
     return {"run": path.name, "path": str(path), "digest": digest, "quotes": quotes, **counts,
             "seconds": {"link": round(link_s, 3), "load": round(feed.load_s, 3), "kernel": round(kernel_s, 3), "total": round(total_s, 3)},
             "events_per_second": round(counts["events"] / max(kernel_s + feed.load_s, 1e-9)), "outside": given - len(plan.trades)}
+
+
+def compile_loop(run: Run) -> None:
+    """Compile before anything is written; what only the interpreter understands of an own rule is the user's to mend."""
+    try:
+        run.feed(np.zeros(0, R.EVENT))
+    except Exception as error:
+        own = [rule for rule in run.rules if rule.path.parent != SHIPPED]
+        if not own:
+            raise
+        text = str(error)
+        places = re.findall(r'rules[/\\](\w+)\.py", line (\d+)', text)
+        where = f"rule file {places[-1][0]}.py, line {places[-1][1]}" if places else f"one of the rules {', '.join(rule.name for rule in own)}"
+        said = next((line.strip() for line in text.splitlines() if line.strip() and "nopython" not in line), type(error).__name__)
+        raise BadInput(f"{where} runs in the interpreter and cannot be compiled: {type(error).__name__}: {said}; use plain numbers, if, "
+                       "while, for range and math") from error
 
 
 def inside(trades: list[TradePlan], first_ns: int, last_ns: int) -> list[TradePlan]:
@@ -161,7 +195,7 @@ class Tally:
 
 def _manifest(plan: Plan, inputs: dict, run: Run, digest: str, quotes: str, counts: dict) -> dict:
     versions = {name: metadata.version(name) for name in ("numba", "numpy", "pyarrow")}
-    return {"session": plan.session.id, "session_path": str(plan.session.path),
+    return {"session": plan.session.id, "session_path": str(plan.session.path.resolve()),
             "session_manifest_sha256": file_sha256(plan.session.path / "manifest.json"), "inputs": inputs, "digest": digest,
             "digest_of": "SHA-256 over the decision rows, in order, in the layout DECISION of kernel/market.py",
             "kernel": run.folder.name, "quotes": quotes, "quote_model": plan.model.text() if quotes == "modelled" else None,
@@ -176,6 +210,8 @@ def replay_again(folder: Path, data: Path, session: Path | None = None) -> dict:
     """Replay a run from its own folder: its kernel, rules, parameters and trades; the caller compares digests."""
     manifest = read_manifest(folder)
     source = session or Path(manifest["session_path"])
+    if not (source / "manifest.json").is_file():
+        raise BadInput(f"session {manifest['session']} of run {folder.name} is not at {source}; name the folder it is in now")
     if file_sha256(source / "manifest.json") != manifest["session_manifest_sha256"]:
         raise BadInput(f"{source} is not the session run {folder.name} was made from: its manifest has another SHA-256")
     rules = find_rules(folder / "kernel" / "rules", shipped=False)

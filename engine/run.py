@@ -106,7 +106,7 @@ class Run:
             "active": np.zeros((v, slots), np.int64), "active_count": np.zeros(v, np.int64),
             "states": np.zeros((v, slots), votes["STATE"]), "defaults": np.zeros(1, votes["STATE"]),
             "params": np.zeros(v, votes["PARAMS"]), "modes": np.zeros((v, r), np.int64), "settings": np.zeros(v, R.SETTINGS),
-            "latches": np.zeros((v, slots, r, 3), np.int64), "actions": np.zeros(r, np.int64), "occasions": np.zeros(r, np.int64),
+            "latches": np.zeros((v, slots, r, 4), np.int64), "actions": np.zeros(r, np.int64), "occasions": np.zeros(r, np.int64),
             "stops": np.zeros(r, np.int64), "shares": np.zeros(r), "decisions": np.zeros(outputs, DECISION),
             "fills": np.zeros(max(4096, 4 * v * slots), FILL), "counts": np.zeros(2, np.int64),
         }

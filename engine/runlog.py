@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import BadInput
+from engine.errors import BadInput, SourceFailed
 from engine.kernel import records as R
 from engine.kernel.market import DECISION, FILL
 from engine.record.store import write_text_atomic
@@ -20,6 +20,7 @@ ACTIONS = ["hold", "alert", "tighten", "partial", "close"]
 RESULTS = ["", "acted", "alerted", "shadowed", "outranked", "busy", "cooling", "useless"]
 FILL_CODES = ["", "entered", "stopped", "taken", "timed_out", "rule_closed", "rule_reduced", "stop_moved", "rejected",
               "recorded_close", "no_slot"]
+NEEDED = ("session", "session_path", "session_manifest_sha256", "inputs", "digest", "quote_model", "force_model", "volume_step", "recorded_exits", "settings", "rules")
 _MODES = ["off", "alert", "shadow", "act"]
 _WORDS = {"action": ACTIONS, "result": RESULTS, "mode": _MODES, "code": FILL_CODES}
 
@@ -49,9 +50,12 @@ class RunWriter:
     """Writes a run beside its place as it happens; `finish` renames it, `abandon` leaves nothing."""
 
     def __init__(self, data: Path, rules: list[str], symbols: list[str], kernel: Path):
-        runs_folder(data).mkdir(parents=True, exist_ok=True)
         self.folder = runs_folder(data) / f".{uuid.uuid4().hex}"
-        self.folder.mkdir()
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise SourceFailed(f"cannot write a run under {runs_folder(data)} ({error.strerror}); name a folder that can be written "
+                               "with --data") from None
         self.rules, self.symbols = rules, symbols
         self.digest = hashlib.sha256()
         self._writers: dict[str, pq.ParquetWriter] = {}
@@ -82,12 +86,17 @@ class RunWriter:
             writer.close()
         final = self.folder.parent / name
         number = 1
-        while final.exists():
-            number += 1
-            final = self.folder.parent / f"{name}-{number}"
-        write_text_atomic(self.folder / "manifest.json", json.dumps({"run": final.name, **manifest}, indent=1) + "\n")
-        os.replace(self.folder, final)
-        return final
+        while True:
+            while final.exists():
+                number += 1
+                final = self.folder.parent / f"{name}-{number}"
+            write_text_atomic(self.folder / "manifest.json", json.dumps({"run": final.name, **manifest}, indent=1) + "\n")
+            try:
+                os.replace(self.folder, final)
+                return final
+            except OSError:
+                if not final.exists():     # another process took the name in between
+                    raise
 
     def abandon(self) -> None:
         """Remove everything written so far."""
@@ -101,4 +110,11 @@ def read_manifest(run: Path) -> dict:
     path = run / "manifest.json"
     if not path.is_file():
         raise BadInput(f"{run} is not a run: it has no manifest.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid JSON ({error}); replay the session again") from None
+    absent = [name for name in NEEDED if not isinstance(manifest, dict) or name not in manifest]
+    if absent:
+        raise BadInput(f"{path} lacks {', '.join(absent)}; replay the session again")
+    return manifest

@@ -101,6 +101,44 @@ def _r(value: float | None) -> str:
     return "not known" if value is None else f"{value:+.3f} R"
 
 
+def measure_parts(result: dict) -> list:
+    """Return the outcome table over all trades, and one sentence for each rule."""
+    table = _table(f"{result['trades']:,} trades, mechanical baseline {_r(result['baseline_r'])}, {result['quotes']} quotes", "rule", "fired",
+                   "saved", "improved", "neutral", "harmed", "too late", "change R", "excess R", "p (Holm)", "verdict")
+    for name, rule in result["rules"].items():
+        excess = rule["excess_r"]
+        table.add_row(name, *(f"{rule[key]:,}" for key in ("fired", "saved", "improved", "neutral", "harmed", "too_late")),
+                      f"{rule['delta_r']['mean']:+.3f}", "-" if excess["mean"] is None else f"{excess['mean']:+.3f}",
+                      f"{excess['p_holm']:.3f}", rule["verdict"])
+    sentences = [f"\n[bold]{name}[/bold] {rule['sentence']}" for name, rule in result["rules"].items()]
+    return [table, *sentences]
+
+
+def sweep_parts(result: dict) -> list:
+    """Return the best sets, the grid as a heatmap, and what may be said of the winner."""
+    best = _table(f"{result['sets']:,} sets, {result['trades']:,} trades, {result['quotes']} quotes", "set", "change R", "fires", "t", "p (adjusted)")
+    for entry in result["best"]:
+        best.add_row(" ".join(f"{name}={value:g}" for name, value in entry["set"].items()), f"{entry['mean_delta_r']:+.4f}",
+                     f"{entry['fires']:,}", f"{entry['t']:+.2f}", f"{entry['adjusted_p']:.3f}")
+    winner = result["winner"]
+    fair = "not known (too few blocks)" if winner["other_half_r"] is None else f"{winner['other_half_r']:+.4f} R"
+    text = (f"Winner {winner['mean_delta_r']:+.4f} R; chosen on one half and looked at on the other: {fair}. Adjusted p {result['adjusted_p']:.3f}, "
+            f"{result['configurations_tried']:,} configurations tried. Verdict: {result['verdict']}.")
+    return [best, _heat_table(result["heatmap"]), text, *result["notes"]]
+
+
+def _heat_table(heat: dict) -> Table:
+    """Return the mean change over the first two axes, coloured from worst to best."""
+    cells = [value for row in heat["mean_delta_r"] for value in row if value is not None]
+    reach = max((abs(value) for value in cells), default=0.0) or 1.0
+    table = _table(f"Mean change R: {heat['x']} across" + (f", {heat['y']} down" if heat["y"] else ""), heat["y"] or "",
+                   *(f"{value:g}" for value in heat["x_values"]))
+    for name, row in zip([f"{value:g}" for value in heat["y_values"]] or [""], heat["mean_delta_r"], strict=True):
+        table.add_row(name, *("-" if value is None else f"[{'' if abs(value) > reach / 2 else 'dim '}{'green' if value > 0 else 'red'}]{value:+.3f}[/]"
+                              for value in row))
+    return table
+
+
 def sql_table(columns: list[str], rows: list[tuple]) -> Table:
     """Return the rows of a query."""
     table = Table()

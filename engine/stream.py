@@ -45,10 +45,9 @@ def _places(seqs, starts, widths, places):
 
 
 @numba.njit(cache=True)
-def _weave(chunk, rows, out):
-    """Copy two streams into one by receive time; an injected row follows what arrived at its time and takes its seq."""
+def _weave(chunk, rows, out, seq):
+    """Copy two streams into one by receive time; an injected row follows what arrived at its time and takes its seq, at first `seq`."""
     at = 0
-    seq = chunk[0].seq
     for i in range(rows.shape[0]):
         while at < chunk.shape[0] and chunk[at].recv_ns <= rows[i].recv_ns:
             seq = chunk[at].seq
@@ -240,6 +239,7 @@ class Injector:
     def __init__(self, rows: np.ndarray | None = None):
         self.waiting = np.zeros(0, R.EVENT) if rows is None else rows
         self.used = 0
+        self._seq: int | None = None       # of the last row of the chunk before
 
     def add(self, rows: np.ndarray) -> None:
         """Queue more rows; they must not be earlier than those before them."""
@@ -251,11 +251,13 @@ class Injector:
         """Return a chunk with the rows that fall due in it; each takes the seq of the row it follows."""
         if not len(chunk):
             return chunk
+        follows = int(chunk["seq"][0]) if self._seq is None else self._seq
+        self._seq = int(chunk["seq"][-1])
         due = int(np.searchsorted(self.waiting["recv_ns"], chunk["recv_ns"][-1], "right"))
         if due <= self.used:
             return chunk
         rows = self.waiting[self.used:due].copy()
         self.used = due
         out = np.empty(len(chunk) + len(rows), R.EVENT)
-        _weave(chunk, rows, out)
+        _weave(chunk, rows, out, follows)
         return out

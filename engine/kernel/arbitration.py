@@ -20,16 +20,15 @@ from .records import (
     USELESS,
 )
 
-# columns of a latch: the vote last written down, its occasion, and whether it was acted on
-LOGGED, OCCASION, DONE = 0, 1, 2
+# columns of a latch: the vote last written down, its occasion, whether it was acted on, and the last occasion that was
+LOGGED, OCCASION, DONE, ACTED_ON = 0, 1, 2, 3
 
 
 @compiled
 def volume_left(position, share, min_volume):
     """Return the volume steps to keep after closing a share: a target, so that asking twice closes once; 0 means close whole."""
     left = position.volume - int(position.initial_volume * share + 1e-9)
-    if left >= position.volume:
-        left = position.volume - min_volume
+    left = min(left, position.volume - min_volume)         # less than the smallest deal cannot be closed
     if left < min_volume:
         return 0
     return left
@@ -69,6 +68,8 @@ def is_candidate(position, setting, modes, latches, v, k, r, action, occasion, s
         return False
     if action == TIGHTEN and occasion == 0:
         return True            # a stop without an occasion follows the price and may move again
+    if occasion != 0:
+        return latches[v, k, r, ACTED_ON] != occasion
     return is_news(latches, v, k, r, action, occasion) or latches[v, k, r, DONE] == 0
 
 
@@ -113,7 +114,7 @@ def verdict(row, position, setting, action):
 
 
 @compiled
-def result_of(position, setting, modes, latches, v, r, best, outcome, action, stop_ticks):
+def result_of(position, setting, modes, latches, v, k, r, best, outcome, action, occasion, stop_ticks):
     """Return how one vote ended at this event."""
     if modes[v, r] == MODE_ALERT or action == ALERT:
         return ALERTED
@@ -121,7 +122,7 @@ def result_of(position, setting, modes, latches, v, r, best, outcome, action, st
         return SHADOWED
     if r == best:
         return outcome
-    if action == TIGHTEN and not is_tighter(position, stop_ticks, setting.min_stop_step_ticks):
+    if not is_candidate(position, setting, modes, latches, v, k, r, action, occasion, stop_ticks):
         return USELESS
     return OUTRANKED
 

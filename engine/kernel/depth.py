@@ -27,6 +27,15 @@ def forget(side):
 
 
 @compiled
+def lose_book(market):
+    """Make everything drawn from the book absent."""
+    market.book_ok = 0
+    market.top5_imbalance = math.nan
+    forget(market.bid)
+    forget(market.ask)
+
+
+@compiled
 def drop_void(side):
     """End the void being tracked."""
     side.void_price = MISSING
@@ -89,6 +98,14 @@ def depth_within(ladder, levels, s, b, i, start, ticks):
         for slot in range(low, min(LEVELS, low + ticks)):
             total += levels[s, b, 1, slot]
     return total
+
+
+@compiled
+def depth_near(ladder, levels, s, b, i, known, reach):
+    """Return the lots resting less than `reach` ticks behind the touch, the touch always among them; NaN beyond recorded depth."""
+    if known < reach:
+        return math.nan
+    return float(depth_within(ladder, levels, s, b, i, 0, max(1, int(reach))))
 
 
 @compiled
@@ -278,22 +295,11 @@ def refresh_side(market, side, core, constants, ladder, levels, bins, usual, his
     count = scan(core, ladder, levels, bins, s, i)
     per_bp = market.mid2 / 20_000.0
     known = known_ticks(ladder, i)
-    side.depth_5bps_lots = math.nan
-    side.depth_10bps_lots = math.nan
-    total = 0
-    for j in range(min(count, 20)):
-        total += bins[s, i, j]
-        if j == 9:
-            side.depth_5bps_lots = float(total)
-    if count >= 20:
-        side.depth_10bps_lots = float(total)
+    side.depth_5bps_lots = depth_near(ladder, levels, s, core.active, i, known, 5.0 * per_bp)
+    side.depth_10bps_lots = depth_near(ladder, levels, s, core.active, i, known, 10.0 * per_bp)
     if second:
-        side.depth_25bps_lots = math.nan
-        side.depth_100bps_lots = math.nan
-        if known >= 25.0 * per_bp:
-            side.depth_25bps_lots = float(depth_within(ladder, levels, s, core.active, i, 0, int(25.0 * per_bp)))
-        if known >= 100.0 * per_bp:
-            side.depth_100bps_lots = float(depth_within(ladder, levels, s, core.active, i, 0, int(100.0 * per_bp)))
+        side.depth_25bps_lots = depth_near(ladder, levels, s, core.active, i, known, 25.0 * per_bp)
+        side.depth_100bps_lots = depth_near(ladder, levels, s, core.active, i, known, 100.0 * per_bp)
     find_void(market, side, core, ladder, bins, count, usual, medians, s, i)
     find_thin(market, side, core, ladder, bins, count, s, i, scratch)
     find_wall(market, side, core, constants, ladder, bins, count, usual, medians, s, i)
@@ -311,8 +317,7 @@ def refresh_depth(market, core, constants, ladders, levels, bins, usual, history
         market.book_ok = 1
     market.top5_imbalance = math.nan
     if market.book_ok == 0:
-        forget(market.bid)
-        forget(market.ask)
+        lose_book(market)
         return
     if core.bin_ticks == 0:
         core.bin_ticks = max(1, (market.mid2 + 20_000) // 40_000)

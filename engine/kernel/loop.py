@@ -2,10 +2,10 @@
 
 import numba
 
-from .arbitration import DONE, LOGGED, choose, is_news, note_vote, order, result_of, verdict, write
+from .arbitration import ACTED_ON, DONE, LOGGED, choose, is_news, note_vote, order, result_of, verdict, write
 from .book import fold_diff, fold_snapshot
 from .compiled import compiled
-from .depth import refresh_depth
+from .depth import lose_book, refresh_depth
 from .positions import fold_outcome, fold_position, fold_quote
 from .records import (
     ACTED,
@@ -14,6 +14,7 @@ from .records import (
     BOOK_SYNCED,
     CONNECTED,
     DEPTH,
+    EVERY_SYMBOL,
     FEED,
     GAP,
     HOLD,
@@ -52,8 +53,6 @@ def fold_feed(row, market, core):
             core.tape_from_ns = row.recv_ns
             market.cvd_lots = 0
             market.tape_ok = 1
-        if broken:
-            core.last_trade_id = MISSING
     if (stream == MISSING or stream == DEPTH) and broken and core.book_status == BOOK_SYNCED:
         core.book_status = BOOK_BROKEN
         core.book_gaps += 1
@@ -62,11 +61,23 @@ def fold_feed(row, market, core):
             core.mid_from_ns = MISSING
             market.mid_ok = 0
             core.top_id = MISSING
-        elif core.mid_from_ns == MISSING:
-            core.mid_from_ns = row.recv_ns
     if (stream == MISSING or stream == QUOTE) and broken:
         market.quote_ns = MISSING
         market.basis_ok = 0
+
+
+@compiled
+def hear(row, market, core, constants, windows, slots, slot, s):
+    """Fold a feed row and bring everything it may have made absent up to date, so that no rule sees it once more."""
+    fold_feed(row, market, core)
+    if core.book_status != BOOK_SYNCED:
+        lose_book(market)
+    refresh_volatility(market, core)
+    refresh_moves(market, windows, slots, core, s)
+    refresh_flow(market, windows, slot, core, s)
+    refresh_slow(market, core, constants, windows, slot, s)
+    refresh_extremes(market, core, windows, slots, s)
+    refresh_residual(market, core, windows, slots, s)
 
 
 @compiled
@@ -172,7 +183,7 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
             if occasions[r] == 0:
                 latches[v, k, r, LOGGED] = HOLD
             continue
-        result = result_of(position, setting, modes, latches, v, r, best, outcome, action, stops[r])
+        result = result_of(position, setting, modes, latches, v, k, r, best, outcome, action, occasions[r], stops[r])
         news = is_news(latches, v, k, r, action, occasions[r])
         if news or result == ACTED:
             if result == ACTED:
@@ -184,6 +195,8 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
         note_vote(latches, v, k, r, action, occasions[r])
         if result == ACTED:
             latches[v, k, r, DONE] = 1
+            if occasions[r] != 0:
+                latches[v, k, r, ACTED_ON] = occasions[r]
 
 
 @numba.njit(cache=True, error_model="numpy", _nrt=False)
@@ -204,13 +217,19 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
         kind = row.kind
         s = row.symbol
         now = row.recv_ns
-        if kind == TIMER:
-            for each in range(market.shape[0]):
+        if kind == TIMER or kind == FEED:
+            first, end = 0, market.shape[0]
+            if kind == FEED and s != EVERY_SYMBOL:
+                first, end = int(s), int(s) + 1
+            for each in range(first, end):
                 market[each].now_ns = now
                 market[each].seq = row.seq
-                market[each].kind = TIMER
-                fold_timer(now, each, market[each], core[each], constants[each], ladders, levels, windows, slots, slot,
-                           sweep_counts, samples, basis, ordered, bins, usual, history, below, medians, scratch)
+                market[each].kind = kind
+                if kind == TIMER:
+                    fold_timer(now, each, market[each], core[each], constants[each], ladders, levels, windows, slots, slot,
+                               sweep_counts, samples, basis, ordered, bins, usual, history, below, medians, scratch)
+                else:
+                    hear(row, market[each], core[each], constants[each], windows, slots, slot, each)
                 decide(row, each, market[each], positions, active, active_count, states, params, modes, settings, latches, actions,
                        occasions, stops, shares, decisions, counts)
             continue
@@ -218,6 +237,8 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
         hub = core[s]
         if kind == DEPTH:
             if not fold_diff(row, hub, ladders, levels, pending, constants[s].strict_chain):
+                if view.book_ok != 0 and hub.book_status != BOOK_SYNCED:
+                    lose_book(view)
                 continue
             view.now_ns = now
             fold_book(row, view, hub, ladders, levels, slot, windows, slots)
@@ -227,7 +248,8 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 fold_best(row, view, hub, slot, windows, slots)
             elif kind == TRADE:
                 if row.bits & NOT_MARKET:
-                    hub.last_trade_id = row.id     # no trade, yet its id is no hole either
+                    if row.id == hub.last_trade_id + 1:
+                        hub.last_trade_id = row.id     # no trade, yet its id is no hole either
                     continue
                 fold_trade(row, view, hub, constants[s], slot, running, sweeps, sweep_counts)
                 refresh_flow(view, windows, slot, hub, s)
@@ -246,8 +268,6 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 fold_position(row, positions, active, active_count, states, defaults, latches, settings, fills, counts)
             elif kind == OUTCOME:
                 fold_outcome(row, positions, active, active_count, fills, counts)
-            elif kind == FEED:
-                fold_feed(row, view, hub)
             if row.bits & LAST == 0:
                 continue
         view.seq = row.seq

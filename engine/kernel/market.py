@@ -31,7 +31,7 @@ MARKET = record([
     # (taker buys - sells) / both, by quantity
     ("imbalance_10s", "f8"), ("imbalance_30s", "f8"), ("imbalance_180s", "f8"), ("imbalance_600s", "f8"), ("imbalance_3600s", "f8"),
     ("trades_10s", "i8"), ("trades_30s", "i8"),
-    ("volume_ratio", "f8"),                # traded quantity per second, last 10 s over last 600 s
+    ("volume_ratio", "f8"),                # traded quantity per second, last 10 s over last 180 s
     ("flow_10s_lots", "i8"), ("flow_30s_lots", "i8"),   # taker buys - sells
     ("ofi_10s", "f8"),                     # order-flow imbalance of the best quotes, sum / sum of magnitudes
     ("cvd_lots", "i8"),                    # since the tape was last whole

@@ -64,6 +64,36 @@ def emit(fills, counts, row, v, position, code, price_ticks, volume):
 
 
 @compiled
+def refuse(row, v, fills, counts):
+    """Write the outcome row of a position that finds no slot: nothing but what the record says of it."""
+    out = fills[counts[1]]
+    counts[1] += 1
+    out.seq = row.seq
+    out.recv_ns = row.recv_ns
+    out.ticket = row.id
+    out.variant = v
+    out.symbol = row.symbol
+    out.code = NO_SLOT
+    out.rule = -1
+    out.side = row.side
+    out.price_ticks = MISSING
+    out.volume = 0
+    out.volume_left = 0
+    out.stop_ticks = MISSING
+    out.entry_ticks = MISSING
+    out.risk_ticks = MISSING
+    out.decided_ns = MISSING
+    out.peak_ticks = MISSING
+    out.trough_ticks = MISSING
+    out.spread_ticks = MISSING
+    out.exit_ticks = MISSING
+    out.take_ticks = MISSING
+    out.initial_stop_ticks = MISSING
+    out.open_ns = MISSING
+    out.deadline_ns = MISSING
+
+
+@compiled
 def find(positions, active, active_count, v, ticket):
     """Return the place of a ticket in the active list, -1 when it is not there."""
     for i in range(active_count[v]):
@@ -127,14 +157,7 @@ def open_position(row, v, positions, active, active_count, states, defaults, lat
     """Give a new position the lowest free slot, its rules their entry state."""
     slots = positions.shape[1]
     if active_count[v] >= slots:
-        out = fills[counts[1]]
-        counts[1] += 1
-        out.seq = row.seq
-        out.recv_ns = row.recv_ns
-        out.ticket = row.id
-        out.variant = v
-        out.symbol = row.symbol
-        out.code = NO_SLOT
+        refuse(row, v, fills, counts)
         return
     k = 0
     while positions[v, k].status != FREE:
@@ -162,6 +185,21 @@ def set_stop(position, price_ticks):
 
 
 @compiled
+def place_levels(position):
+    """Turn distances from the entry into levels, each once, as soon as the entry is known."""
+    if position.entry_ticks == MISSING:
+        return
+    if position.stop_rel != MISSING:
+        distance = (position.entry_ticks * position.stop_rel + _REL_UNIT // 2) // _REL_UNIT
+        set_stop(position, position.entry_ticks - position.side * distance)
+        position.stop_rel = MISSING
+    if position.take_rel != MISSING:
+        distance = (position.entry_ticks * position.take_rel + _REL_UNIT // 2) // _REL_UNIT
+        position.take_ticks = position.entry_ticks + position.side * distance
+        position.take_rel = MISSING
+
+
+@compiled
 def fold_position(row, positions, active, active_count, states, defaults, latches, settings, fills, counts):
     """Fold one row of the account's record into every variant."""
     for v in range(positions.shape[0]):
@@ -175,11 +213,13 @@ def fold_position(row, positions, active, active_count, states, defaults, latche
         if row.code == STOP_SET:
             if row.bits & RELATIVE:
                 position.stop_rel = row.price_ticks
+                place_levels(position)
             else:
                 set_stop(position, row.price_ticks)
         elif row.code == TAKE_SET:
             if row.bits & RELATIVE:
                 position.take_rel = row.price_ticks
+                place_levels(position)
             else:
                 position.take_ticks = row.price_ticks
         elif row.code == HOLD_SET:
@@ -205,12 +245,9 @@ def enter(row, v, position, bid_ticks, ask_ticks, fills, counts):
     position.status = OPEN
     position.open_ns = row.recv_ns
     position.peak_ns = row.recv_ns
-    if position.stop_rel != MISSING:
-        distance = (position.entry_ticks * position.stop_rel + _REL_UNIT // 2) // _REL_UNIT
-        set_stop(position, position.entry_ticks - position.side * distance)
-    if position.take_rel != MISSING:
-        distance = (position.entry_ticks * position.take_rel + _REL_UNIT // 2) // _REL_UNIT
-        position.take_ticks = position.entry_ticks + position.side * distance
+    if position.stop_ticks != MISSING:
+        set_stop(position, position.stop_ticks)
+    place_levels(position)
     if position.hold_ns != MISSING:
         position.deadline_ns = position.open_ns + position.hold_ns
     position.order_due_ns = MISSING

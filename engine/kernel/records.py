@@ -16,6 +16,7 @@ MODELLED = 32                  # a broker quote made from the venue's
 SNAPSHOT_LEVEL = 64            # depth row of a full snapshot
 PARTIAL_DEPTH = 128            # depth row of a top-N frame: recorded, never applied
 
+EVERY_SYMBOL = 65_535          # EVENT.symbol of a feed row that names none
 # EVENT.code of FEED rows
 CONNECTED, LOST, GAP, RESYNC, STALE = range(1, 6)
 
@@ -79,7 +80,7 @@ SAMPLES = 1 << 10              # one-second samples for volatility and beta
 SWEEPS = 1 << 14               # past sweeps the adaptive whale size is drawn from
 BINS = 40                      # distance bins a side, half a basis point each
 REFERENCE = 1800               # one-second samples of the usual depth
-BUCKETS = 160                  # quarter octaves of a 40-bit integer
+BUCKETS = 253                  # quarter octaves of a 63-bit integer
 BASIS = 600                    # one-second samples of the broker basis
 
 LADDER = record([

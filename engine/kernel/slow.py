@@ -3,7 +3,7 @@
 import math
 
 from .compiled import compiled
-from .records import BASIS, HEAD, HIGH2, LOW2, MISSING, SAMPLES, SLOTS, W10, W30
+from .records import BASIS, HEAD, HIGH2, LOW2, MID2, MISSING, SAMPLES, SLOTS, W10, W30
 from .tape import covered, mid_before
 
 _NS = 1_000_000_000
@@ -104,7 +104,7 @@ def refresh_extremes(market, core, windows, slots, s):
         if back == 0 or slots[s, earlier, LOW2] < older_low:
             older_low = slots[s, earlier, LOW2]
     middle = mid_before(windows, slots, core, s, W10)
-    oldest = slots[s, (start - span - 1) & (SLOTS - 1), 12]
+    oldest = slots[s, (start - span - 1) & (SLOTS - 1), MID2]
     if middle == MISSING or oldest == MISSING:
         return
     market.high_10s_2 = high

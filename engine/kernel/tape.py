@@ -172,7 +172,7 @@ def usual_sweep(s, core, sweep_counts):
 @compiled
 def fold_top(market, core, slot, s, recv_ns, bid_ticks, bid_lots, ask_ticks, ask_lots):
     """Take a new touch: order-flow imbalance of the change (Cont, Kukanov and Stoikov 2014), mid, and moves."""
-    if market.mid2 != MISSING:
+    if market.mid2 != MISSING and market.mid_ok != 0:        # what changed over an outage is no one's order flow
         change = 0
         if bid_ticks >= market.bid_ticks:
             change += bid_lots
@@ -246,10 +246,16 @@ def refresh_flow(market, windows, slot, core, s):
     """Bring the short flow windows up to the newest trade."""
     market.imbalance_10s = imbalance(market, windows, slot, core, s, W10)
     market.imbalance_30s = imbalance(market, windows, slot, core, s, W30)
-    market.trades_10s = windows[s, W10, TRADES] + slot[s, TRADES]
-    market.trades_30s = windows[s, W30, TRADES] + slot[s, TRADES]
-    market.flow_10s_lots = windows[s, W10, BUY] + slot[s, BUY] - windows[s, W10, SELL] - slot[s, SELL]
-    market.flow_30s_lots = windows[s, W30, BUY] + slot[s, BUY] - windows[s, W30, SELL] - slot[s, SELL]
+    market.trades_10s = MISSING
+    market.trades_30s = MISSING
+    market.flow_10s_lots = MISSING
+    market.flow_30s_lots = MISSING
+    if covered(market, core, W10):
+        market.trades_10s = windows[s, W10, TRADES] + slot[s, TRADES]
+        market.flow_10s_lots = windows[s, W10, BUY] + slot[s, BUY] - windows[s, W10, SELL] - slot[s, SELL]
+    if covered(market, core, W30):
+        market.trades_30s = windows[s, W30, TRADES] + slot[s, TRADES]
+        market.flow_30s_lots = windows[s, W30, BUY] + slot[s, BUY] - windows[s, W30, SELL] - slot[s, SELL]
 
 
 @compiled
@@ -293,9 +299,9 @@ def refresh_slow(market, core, constants, windows, slot, s):
     market.cluster_sell_usd = math.nan
     market.big_buys_60s = MISSING
     market.big_sells_60s = MISSING
-    usual = windows[s, W600, BUY] + windows[s, W600, SELL]
-    if usual > 0 and covered(market, core, W600):
-        market.volume_ratio = (windows[s, W10, BUY] + windows[s, W10, SELL]) * 60.0 / usual
+    usual = windows[s, W180, BUY] + windows[s, W180, SELL]
+    if usual > 0 and covered(market, core, W180):
+        market.volume_ratio = (windows[s, W10, BUY] + windows[s, W10, SELL]) * 18.0 / usual
     if covered(market, core, W30):
         market.cluster_buy_usd = windows[s, W30, BIG_BUY_VALUE] / constants.ticklots_per_usd
         market.cluster_sell_usd = windows[s, W30, BIG_SELL_VALUE] / constants.ticklots_per_usd

@@ -70,6 +70,7 @@ def on_event(params, state, market, position):
         return HOLD
     scale = market.sigma_bps * math.sqrt(10.0)
     if not scale > 0.0:
+        state.since_ns = 0
         return HOLD
     z = move / scale
     if z > state.best_z:

@@ -3,8 +3,8 @@
 Why:    taker flow is autocorrelated, so flow against a position tends to go on for a while (R48; Lillo and Farmer 2004).
 Source: classic is the earlier system's point score, imbalance of five levels 30, big prints over a minute 25, pressure over 30 s 25, and
         fires over 75, which only all three together reach (C7, C8: a score, no probability). Its unequal bull and bear limits are
-        made mirror images (C4, C5). robust is one signed score of 10 s and 30 s flow, the change of the best quotes (Cont,
-        Kukanov and Stoikov 2014) and the book, and asks for more trading than usual.
+        made mirror images (C4, C5). robust is one signed score of 10 s and 30 s flow and the book; the best quotes must have
+        changed against the position too (Cont, Kukanov and Stoikov 2014), with more trading than usual.
 Blind:  passive absorption (price holds against flow); thin tape; a book or tape that is not whole (C30: no fire).
 """
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
 @dataclass(frozen=True)
 class Params:
     scaled: int = 1               # 0: the point score; 1: the continuous score
-    score: float = 60.0           # fires above this, of 100
+    score: float = 55.0           # fires above this, of 100
     min_trades: int = 30          # trades in the last 10 s
-    min_volume_ratio: float = 1.5  # trading of the last 10 s against the last 600 s
+    min_volume_ratio: float = 1.5  # trading of the last 10 s against the last 180 s
     dwell_ms: float = 300.0
     action: int = CLOSE
 
@@ -65,8 +65,10 @@ def on_event(params, state, market, position):
         if market.trades_10s < params.min_trades or not market.volume_ratio >= params.min_volume_ratio:
             state.since_ns = 0
             return HOLD
-        weighed = (0.4 * market.imbalance_10s + 0.2 * market.imbalance_30s + 0.25 * market.ofi_10s
-                   + 0.15 * market.top5_imbalance)
+        if not -side * market.ofi_10s > 0.0:
+            state.since_ns = 0
+            return HOLD
+        weighed = 0.5 * market.imbalance_10s + 0.35 * market.imbalance_30s + 0.15 * market.top5_imbalance
         score = -side * weighed * 100.0
     else:
         score = points(side, market)

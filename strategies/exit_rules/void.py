@@ -9,6 +9,7 @@ Source: adverse (bids under a long, asks over a short) acts; favourable, the pla
         the flow of the last 10 s against the position would eat what rests before it.
 Blind:  hidden orders, the broker's own liquidity, books refilled faster than they are eaten.
 """
+import math
 from dataclasses import dataclass
 
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -45,6 +46,13 @@ class State:
     adverse: int = 0
     occasion: int = 0
     share: float = 0.5
+    behind_id: int = 0            # the last void behind that was voted on, and the last ahead
+    ahead_id: int = 0
+
+
+def may_warn(state, behind_id, ahead_id):
+    """Tell whether the void ahead may be voted on: not over one behind already voted on, nor again after that (C29)."""
+    return behind_id != state.behind_id and (ahead_id != state.ahead_id or state.adverse == 0)
 
 
 def classic_vote(params, state, behind, ahead):
@@ -54,12 +62,14 @@ def classic_vote(params, state, behind, ahead):
         state.far_bps = behind.thin_far_bps
         state.adverse = 1
         state.occasion = behind.thin_id * 2 + 1
+        state.behind_id = behind.thin_id
         return params.adverse_action
-    if ahead.thin_near_bps <= params.within_bps and params.favourable_action > 0:
+    if ahead.thin_near_bps <= params.within_bps and params.favourable_action > 0 and may_warn(state, behind.thin_id, ahead.thin_id):
         state.near_bps = ahead.thin_near_bps
         state.far_bps = ahead.thin_far_bps
         state.adverse = 0
         state.occasion = ahead.thin_id * 2 + 2
+        state.ahead_id = ahead.thin_id
         return params.favourable_action
     return HOLD
 
@@ -74,7 +84,7 @@ def on_event(params, state, market, position):
         behind, ahead = market.bid, market.ask
     if not params.scaled:
         return classic_vote(params, state, behind, ahead)
-    flow = float(position.side * market.flow_10s_lots)
+    flow = float(position.side * market.flow_10s_lots) if market.trades_10s >= 0 else math.nan
     gap = (behind.void_far_bps - behind.void_near_bps) * behind.void_deficit
     if (behind.void_near_bps <= params.within_bps and gap >= params.min_gap_bps and flow < 0.0
             and -flow >= params.reach * behind.void_cost_lots and params.adverse_action > 0):
@@ -85,8 +95,9 @@ def on_event(params, state, market, position):
         state.flow_lots = flow
         state.adverse = 1
         state.occasion = behind.void_id * 2 + 1
+        state.behind_id = behind.void_id
         return params.adverse_action
-    if ahead.void_near_bps <= params.within_bps and params.favourable_action > 0:
+    if ahead.void_near_bps <= params.within_bps and params.favourable_action > 0 and may_warn(state, behind.void_id, ahead.void_id):
         state.near_bps = ahead.void_near_bps
         state.far_bps = ahead.void_far_bps
         state.deficit = ahead.void_deficit
@@ -94,5 +105,6 @@ def on_event(params, state, market, position):
         state.flow_lots = flow
         state.adverse = 0
         state.occasion = ahead.void_id * 2 + 2
+        state.ahead_id = ahead.void_id
         return params.favourable_action
     return HOLD

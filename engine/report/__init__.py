@@ -1,0 +1,1 @@
+"""What a person looks at: the measuring report as one self-contained HTML file."""
