@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    sub = command("demo", demo, "generate a seeded market, record it, replay every rule on it; no network, no account")
+    sub = command("demo", demo, "generate a seeded market, record it, replay and measure every rule on it; no network, no account")
     sub.add_argument("--seed", type=int, default=1, help="of the generated market (default: 1)")
     sub.add_argument("--minutes", type=float, default=15.0, help="length of the market (default: 15)")
 
@@ -151,8 +151,9 @@ def demo(args: argparse.Namespace) -> None:
     from engine.demo import demo as run
     result = run(args.data, args.seed, args.minutes, lambda text: print(text, file=sys.stderr))
     tables = screen.replay_tables(result["replay"], result["modes"])
-    show(args, result, screen.check_table(result["check"]), *tables, f"digest {result['replay']['digest'][:16]}  run {result['replay']['path']}",
-         "The market is generated and has no edge outside its planted events: these counts show that the path works, not that a rule earns.")
+    show(args, result, screen.check_table(result["check"]), *tables, screen.measure_parts(result["measure"])[0],
+         f"digest {result['replay']['digest'][:16]}  run {result['replay']['path']}  report {result['measure']['report']}",
+         "The market is generated and has no edge outside its planted events: the numbers show that the path works, not that a rule earns.")
 
 
 def import_(args: argparse.Namespace) -> None:

@@ -1,25 +1,29 @@
-"""The demo: a seeded market is generated, imported as a recording would be, checked, and replayed with every rule."""
+"""The demo: a seeded market is generated, imported as a recording would be, checked, replayed with every rule, and the rules measured."""
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.entries import parse_entries, plan_entries
-from engine.errors import CheckFailed
+from engine.errors import BadInput, CheckFailed
 from engine.measure.market_model import MarketConfig
+from engine.measure.measure import Options, measure
 from engine.measure.plants import Divergence, Rate, Reversal, Void, Wall, Whale
 from engine.measure.synthetic import generate
 from engine.record.importer import import_files
 from engine.record.quality import check_session
 from engine.record.store import Session, sessions_folder
 from engine.replay import Plan, replay
+from engine.report.html import write_report
 from engine.rules import choose, find_rules
 
-ENTRIES = "every=20s,side=both,sl=10bps,tp=15bps,max=300s,start=90s"
+ENTRIES = "every=10s,side=both,sl=10bps,tp=15bps,max=120s,start=60s"
 
 
 def demo(data: Path, seed: int, minutes: float, say: Callable[[str], None]) -> dict:
     """Run the demo into a data root and return its parts; the same seed gives the same digest."""
+    if not 4 <= minutes <= 600:
+        raise BadInput(f"--minutes {minutes:g}: the demo takes 4 to 600")
     name = f"demo-{seed}-{minutes:g}m"
     labels = 0
     if not (sessions_folder(data) / name).exists():
@@ -41,7 +45,13 @@ def demo(data: Path, seed: int, minutes: float, say: Callable[[str], None]) -> d
     trades = plan_entries(spec, manifest["first_recv_ns"], manifest["last_recv_ns"], broker)
     plan = Plan(session, trades, choose(find_rules(), "all", []))
     result = replay(plan, data, {"entries": ENTRIES})
-    return {"session": name, "planted": labels, "check": checked, "replay": result,
+    say("measuring each rule against random exits")
+    measured, detail = measure([Plan(session, trades, plan.choices)], data, Options(trades=ENTRIES))
+    report = data / "reports" / f"{name}.html"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    measured["report"] = str(report)
+    write_report(report, measured, detail)
+    return {"session": name, "planted": labels, "check": checked, "replay": result, "measure": measured,
             "modes": {choice.rule.name: choice.mode for choice in plan.choices}}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.report.words import number, text
 
-MOST = 1e300
+MOST = 1e150
 _SECONDS = {
     1e-3: "1 ms",
     1e-2: "10 ms",
