@@ -118,7 +118,8 @@ def _unaltered(folder: Path, texts: dict[str, str]) -> Path:
         except OSError:
             same = False
         if not same:
-            raise SourceFailed(f"{folder / place} is not what was compiled under this name, it was changed or removed; delete {folder} and run again")
+            raise SourceFailed(f"{folder / place} is not what was compiled under this name, it was changed or removed; "
+                               f"delete {folder} and run again")
     return folder
 
 

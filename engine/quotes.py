@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -24,8 +25,13 @@ class QuoteModel:
     tick_size: str = "0.01"
 
     def text(self) -> str:
-        """Return the model as it would be given."""
-        return f"spread={float(self.spread_bps):g}bps,basis={float(self.basis_bps):g}bps,lag={self.lag_ns / 1e6:g}ms,tick={self.tick_size}"
+        """Return the model as it would be given, exactly: a run is repeated from it."""
+        lag_ms = Fraction(self.lag_ns, 10**6)
+        return f"spread={_decimal(self.spread_bps)}bps,basis={_decimal(self.basis_bps)}bps,lag={_decimal(lag_ms)}ms,tick={self.tick_size}"
+
+
+def _decimal(value: Fraction) -> str:
+    return f"{Decimal(value.numerator) / value.denominator:f}"
 
 
 def parse_quotes(text: str) -> QuoteModel:

@@ -141,7 +141,9 @@ def compile_loop(run: Run) -> None:
             raise
         text = str(error)
         places = re.findall(r'rules[/\\](\w+)\.py", line (\d+)', text)
-        where = f"rule file {places[-1][0]}.py, line {places[-1][1]}" if places else f"one of the rules {', '.join(rule.name for rule in own)}"
+        where = f"one of the rules {', '.join(rule.name for rule in own)}"
+        if places:
+            where = f"rule file {places[-1][0]}.py, line {places[-1][1]}"
         said = next((line.strip() for line in text.splitlines() if line.strip() and "nopython" not in line), type(error).__name__)
         raise BadInput(f"{where} runs in the interpreter and cannot be compiled: {type(error).__name__}: {said}; use plain numbers, if, "
                        "while, for range and math") from error

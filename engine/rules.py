@@ -184,7 +184,8 @@ def _presets(path: Path, module: ModuleType, fields: list) -> dict:
         presets = getattr(module, "PRESETS", None) or {"default": module.Params()}
     except Exception as error:
         raise BadInput(f"rule file {_place(error, path)}: the defaults of Params do not pass its own check: {error}") from error
-    if not isinstance(presets, dict) or not all(isinstance(name, str) and isinstance(each, module.Params) for name, each in presets.items()):
+    if not isinstance(presets, dict) or not all(isinstance(name, str) and isinstance(each, module.Params) for name,
+                                                each in presets.items()):
         raise BadInput(f"rule file {path}: PRESETS must be a dict of names and Params, such as {{'default': Params()}}")
     for preset, each in presets.items():
         for name, kind in fields:

@@ -18,8 +18,9 @@ _COLUMNS = {
     "feed": ["seq", "recv_ns", "symbol", "code", "stream"],
 }
 _WIDTH = {"trades": 1, "depth": 1, "best": 2, "quotes": 2, "feed": 1}
-_CODES = {"connected": R.CONNECTED, "lost": R.LOST, "gap": R.GAP, "resync": R.RESYNC, "stale": R.STALE, "timer": 0}
+_CODES = {"connected": R.CONNECTED, "lost": R.LOST, "gap": R.GAP, "resync": R.RESYNC, "stale": R.STALE, "timer": 0, "note": 6}
 _STREAMS = {"": R.MISSING, "trades": R.TRADE, "depth": R.DEPTH, "best": R.BEST, "quotes": R.QUOTE}
+_NAMELESS = {"symbol": R.EVERY_SYMBOL, "stream": R.MISSING}      # what a feed row speaks of that names none
 _WHOLE = R.FIRST | R.LAST
 BATCH_ROWS = 65_536            # measured best of 16 k to 128 k: a chunk then stays in the cache
 
@@ -94,13 +95,15 @@ class _Table:
             return _integers(column)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
+        if column.null_count and (self.name != "feed" or name not in _NAMELESS):
+            raise BadInput(f"table {self.name}: a row has no {name}; check the session")
         try:
-            known = np.array([meaning[str(value)] for value in column.dictionary] or [0], np.int64)
+            known = np.array([*(meaning[str(value)] for value in column.dictionary), _NAMELESS.get(name, 0)], np.int64)
         except KeyError as error:
             raise BadInput(f"table {self.name}: {name} {error.args[0]!r} is not known") from None
-        if len(known) == 1:
+        if len(known) == 2 and not column.null_count:
             return np.full(len(column), known[0])
-        return known[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        return known[column.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
 
     def ready(self) -> int | None:
         """Return the last seq whose frame is surely complete in memory; None when the table has ended."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from replays import generated, market, only_interpreted, own_cache, real, warm  # noqa: F401
 
 from engine.record.importer import import_files
 from engine.record.store import Session

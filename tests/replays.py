@@ -1,12 +1,17 @@
 """What the replay tests share: a generated session, its events with positions in them, runs, reflections and broken kernels."""
 
+import gzip
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+import pytest
 
+import engine.replay
+from engine.cli import main
 from engine.entries import parse_entries, plan_entries
 from engine.kernel import records as R
 from engine.link import KERNEL
@@ -17,14 +22,14 @@ from engine.positions import Desk, open_desk
 from engine.record.importer import import_files
 from engine.record.store import TABLES, Session, SessionWriter
 from engine.replay import Feed, Plan
-from engine.rules import Choice, Rule, choose, find_rules
+from engine.rules import Choice, choose, find_rules
 from engine.run import Run, Settings
 from engine.trades import TradePlan
 
 ENTRIES = "every=7s,side=both,sl=10bps,tp=15bps,max=60s,start=65s"
 # the arrays that hold the market; the others hold positions, votes and parameters
-MARKET_ARRAYS = ("market core ladders levels pending windows slots slot running sweeps sweep_counts samples basis ordered bins usual history "
-                 "below medians").split()
+MARKET_ARRAYS = ("market core ladders levels pending windows slots slot running sweeps sweep_counts samples basis ordered bins usual "
+                 "history below medians").split()
 
 WITNESS = '''"""Witness: speaks at every event at which anything it sees has changed, and moves its stop with the market.
 
@@ -82,7 +87,6 @@ class Market:
     desk: Desk
     trades: list[TradePlan]
     events: np.ndarray
-    first_seq: int = 0
 
 
 def generated_session(folder: Path, seed: int = 3, seconds: float = 230.0) -> Session:
@@ -187,6 +191,86 @@ def mirrored(events: np.ndarray) -> tuple[np.ndarray, int, int]:
     return out, venue, broker
 
 
-def rules_by_name(choices: list[Choice]) -> dict[str, Rule]:
-    """Return the rules of a choice by name."""
-    return {choice.rule.name: choice.rule for choice in choices}
+def at_second(events: np.ndarray, second: float) -> int:
+    """Return the first frame that arrives at or after a second of the recording."""
+    starts = frame_starts(events)
+    return int(starts[np.searchsorted(events["recv_ns"][starts], events["recv_ns"][0] + int(second * 1e9))])
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory) -> Market:
+    return open_market(generated_session(tmp_path_factory.mktemp("generated")), symbol="BTCUSD")
+
+
+@pytest.fixture(scope="session")
+def real(realdata, tmp_path_factory) -> Market:
+    """The first two minutes and a half of a recorded evening; its broker quotes are modelled."""
+    folder = tmp_path_factory.mktemp("real")
+    part = folder / "btcusdt.gz"
+    with gzip.open(realdata / "binance_usdm" / "btcusdt_20240808.gz") as whole, gzip.open(part, "wb", 1) as out:
+        for line, _ in zip(whole, range(45_000)):
+            out.write(line)
+    import_files([part], folder / "data", name="real")
+    return open_market(Session(folder / "data" / "sessions" / "real"), "every=5s,side=both,sl=10bps,tp=15bps,max=40s,start=72s")
+
+
+@pytest.fixture(scope="session", params=["generated", "real"])
+def market(request) -> Market:
+    return request.getfixturevalue(request.param)
+
+
+def interpreted(market: Market, choices, events: np.ndarray, state: dict | None = None, **options) -> tuple[Run, np.ndarray, np.ndarray]:
+    """Run events in the interpreter; `state` is a whole state of a run of the same rules."""
+    run = new_run(market, choices, interpreted=True, **options)
+    if state:
+        run.restore(state)
+    with np.errstate(all="ignore"):
+        return run, *run.feed(events)
+
+
+@pytest.fixture(scope="session")
+def warm(generated) -> tuple[dict, np.ndarray]:
+    """The market after 70 s without positions, and the next 2,500 events with two positions opened at their start."""
+    events = generated.events[generated.events["kind"] != R.POSITION]
+    start = frame_starts(events)[np.searchsorted(events["recv_ns"][frame_starts(events)], events["recv_ns"][0] + 75 * 10**9)]
+    run = new_run(generated, shipped("robust"))
+    run.feed(events[:start])
+    opened = generated.events[(generated.events["kind"] == R.POSITION) & np.isin(generated.events["id"], (1, 2))].copy()
+    opened["recv_ns"], opened["seq"] = events["recv_ns"][start - 1], events["seq"][start - 1]
+    return run.snapshot(), np.concatenate([opened, events[start:start + 2500]])
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    """Keep the snapshots of kernels that are only interpreted out of the user's cache."""
+    monkeypatch.setenv("TAPEGUARD_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def only_interpreted(monkeypatch, tmp_path) -> Path:
+    """Make replays run in the interpreter, and keep their kernels out of the user's cache."""
+    monkeypatch.setenv("TAPEGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engine.replay, "Run", lambda *args, **options: Run(*args, **{**options, "interpreted": True}))
+    return tmp_path
+
+
+def tool(capsys, *arguments: str) -> dict:
+    """Run a command that must succeed and return its JSON, having seen that there is nothing else on standard output."""
+    code = main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def fails(capsys, *arguments: str, code: int = 2) -> str:
+    """Run a command that must fail and return its one sentence."""
+    assert main(list(arguments)) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("tapeguard: ") and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def leftovers(data: Path) -> list[str]:
+    """Return what a failed replay left under a data root."""
+    return [path.name for path in (data / "runs").iterdir()] if (data / "runs").is_dir() else []

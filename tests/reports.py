@@ -1,5 +1,8 @@
 """Measured results made from a seed, shaped like those of `tapeguard measure`, for the tests of the report."""
 
+import re
+from html.parser import HTMLParser
+
 import numpy as np
 
 from engine.kernel.records import MISSING
@@ -8,6 +11,16 @@ from engine.measure.outcomes import CLASS_NAMES, HARMED, IMPROVED, SAVED, Policy
 START_NS = 1_723_107_600_000_000_000
 FLOW = ["momentum_reversal", "order_flow", "whale", "void", "divergence"]
 CONTROLS = ["breakeven", "trailing_stop", "tighter_stop"]
+
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = [
+    '</script><script>alert("a")</script>',
+    "\"><img src=x onerror='alert(1)'>",
+    "</style></svg></table>&amp;{}",
+    "x" * 300,
+    "\u202eevil\x00\n{0}%s",
+]
 
 
 def make_trades(n: int, rng: np.random.Generator) -> Trades:
@@ -65,7 +78,7 @@ def make_policy(trades: Trades, rng: np.random.Generator, rate: float, skill: fl
 
 def mean_ci(values: np.ndarray) -> dict:
     """Return a mean with a rough interval."""
-    half = 1.96 * float(np.std(values)) / max(len(values), 1) ** 0.5
+    half = 1.96 * float(np.std(values)) / len(values) ** 0.5 if len(values) else 0.0
     mean = float(np.mean(values)) if len(values) else 0.0
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
@@ -112,7 +125,9 @@ def make_rule(
         "delta_r": {**mean_ci(change), "total": float(change.sum())},
         "placebo_r": {"mean": placebo},
         "excess_r": excess,
-        "count_excess": {"mean": 6.2, "ci95": [-8.0, 21.0], "p": 0.41},
+        "count_excess": {"mean": 0.011, "ci95": [-0.02, 0.04], "p": 0.41},
+        "clusters": 36,
+        "matched_r": {"mean": 0.008, "p": 0.3, "unmatched": 2},
         "twin_r": {"mean": 0.011, "ci95": [-0.03, 0.05]},
         "time_shift": None if name == "void" else {"mean": None, "reason": "recording under 2 h"},
         "stale_quote_r": 0.004,
@@ -186,7 +201,55 @@ def example(
         "attribution": attribution,
         "configurations_tried": 8,
         "coverage": 0.973,
-        "clusters": 36,
+        "baseline_r": float(trades.y.mean()) if n else None,
         "report": None,
     }
     return result, detail
+
+
+class Page(HTMLParser):
+    """Reads a page, and complains about elements that do not close in order."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.tips: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        assert len(attributes) == len(dict(attributes)), f"twice the same attribute in {tag}: {attributes}"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            (self.tips if self.open[-1] == "title" else self.words).append(data)
+
+    @property
+    def text(self) -> str:
+        """All that is there to read."""
+        return " ".join("".join(f" {word} " for word in self.words).split())
+
+    def count(self, tag: str, **wanted: str) -> int:
+        """Count elements of a tag that have these attributes."""
+        return sum(
+            name == tag and all(found.get(key) == value for key, value in wanted.items())
+            for name, found in self.elements
+        )
+
+
+def chart(page: str, name: str, n: int = 0) -> str:
+    """Return the source of the n-th drawing of a kind."""
+    return re.findall(rf'<svg data-chart="{name}".*?</svg>', page, re.S)[n]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.kernel import book, depth
@@ -270,6 +270,8 @@ walks = st.lists(st.tuples(st.integers(-14, 14), st.lists(st.tuples(st.sampled_f
 
 
 @settings(max_examples=200, deadline=None)
+@example([(step, []) for step in (-14, -14, 14, 14)])
+@example([(step, []) for step in (14, 14, -14, -14)])
 @given(walks)
 def test_what_the_moving_window_claims_to_know_is_true(walk: list[tuple]) -> None:
     kernel, truth = Kernel(False), NaiveBook(False)

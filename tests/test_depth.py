@@ -45,7 +45,8 @@ class Book:
     def clear(self, i: int, first: int, end: int) -> dict[int, int]:
         """Take away what rests in the bins from `first` to before `end`, the touch left in place; return what it was."""
         touch, way, side = (max(self.sides[0]), -1, 1) if i == 0 else (min(self.sides[1]), 1, -1)
-        gone = {price: lots for price, lots in self.sides[i].items() if first * WIDTH <= way * (price - touch) < end * WIDTH and price != touch}
+        gone = {price: lots for price, lots in self.sides[i].items()
+                if first * WIDTH <= way * (price - touch) < end * WIDTH and price != touch}
         self.change(*[(side, price, 0) for price in gone])
         return gone
 
@@ -83,7 +84,8 @@ BOTH = pytest.mark.parametrize("i", [0, 1], ids=["bids", "asks"])
 
 @BOTH
 def test_depth_is_summed_by_distance_and_unknown_beyond_the_recorded(linked: Callable[..., Run], i: int) -> None:
-    for deep, known in ((7_000, (5, 10, 25, 100)), (6_001, (5, 10, 25, 100)), (5_500, (5, 10, 25)), (1_400, (5, 10)), (590, (5,)), (200, ())):
+    for deep, known in ((7_000, (5, 10, 25, 100)), (6_001, (5, 10, 25, 100)), (5_500, (5, 10, 25)), (1_400, (5, 10)), (590, (5,)),
+                        (200, ())):
         made = Book(linked(), deep)
         rng = np.random.default_rng(deep)
         made.change(*[(side, price, int(rng.integers(1, 99))) for side in (1, -1) for price in list(made.sides[side < 0])])
@@ -110,7 +112,8 @@ def test_a_void_is_claimed_where_it_was_planted_once_it_lasts(book: Book, i: int
     cost = book.lots(i, 4 * WIDTH)
     for _ in range(5):                     # seen first at the next timer, half a second old at the sixth
         book.wait(100 * MS)
-        assert side.void_id == R.MISSING and all(math.isnan(side[f"void_{name}"]) for name in ("near_bps", "far_bps", "deficit", "cost_lots"))
+        assert side.void_id == R.MISSING
+        assert all(math.isnan(side[f"void_{name}"]) for name in ("near_bps", "far_bps", "deficit", "cost_lots"))
     book.wait(100 * MS)
     assert side.void_id == 1 and side.void_age_ns == 500 * MS
     assert math.isclose(side.void_near_bps, 4 * BP) and math.isclose(side.void_far_bps, 9 * BP)

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import BadInput
+from engine.instruments import Instrument
 from engine.kernel import records as R
 from engine.kernel.arbitration import volume_left
 from engine.kernel.market import POSITION
+from engine.positions import most_open, open_desk, position_rows
 from engine.run import Run, Settings
+from engine.trades import TradePlan
 from rows import MS, S, change, joined, outcome, position, quote, stream, timer
 
 T0 = 1_000 * S
@@ -173,7 +178,7 @@ def test_a_partial_leaves_the_volume_it_aims_at_and_the_rest_goes_on(linked: Cal
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0.001, 1.0), st.integers(1, 500))
-def test_a_partial_is_on_the_step_and_leaves_and_closes_what_may_be_left_and_closed(initial: int, part: int, share: float, least: int) -> None:
+def test_a_partial_leaves_and_closes_only_what_may_be_left_and_closed(initial: int, part: int, share: float, least: int) -> None:
     mine = np.zeros(1, POSITION).view(np.recarray)[0]
     mine.initial_volume, mine.volume = initial, min(part, initial)
     left = volume_left(mine, share, least)
@@ -232,12 +237,14 @@ def test_a_position_without_a_slot_is_told_of_and_the_row_says_nothing_else(link
     assert (made.rule, made.volume, made.volume_left) == (-1, 0, 0)
     told = {"code", "ticket", "seq", "recv_ns", "variant", "side", "rule", "volume", "volume_left", "symbol"}
     assert [name for name in fills.dtype.names if name not in told and made[name] != R.MISSING] == []
-    assert len(run.feed(stream(change(T0 + 5, 10, R.CLOSED, PIVOT), position(T0 + 6, 13, 1, price=PIVOT)))[1]) == 1, "the slot is free again"
+    _, fills = run.feed(stream(change(T0 + 5, 10, R.CLOSED, PIVOT), position(T0 + 6, 13, 1, price=PIVOT)))
+    assert only(fills).code == R.RECORDED_CLOSE, "the slot is free again"
 
 
 def test_a_slot_used_again_begins_as_new(linked: Callable[..., Run]) -> None:
     run = linked("all", settings=Settings(latency_ns=0, entry_latency_ns=0, cooldown_ns=0), slots=1)
-    run.feed(stream(position(T0, 7, 1, price=PIVOT, stop=99_000), *[quote(T0 + n, PIVOT + 300 * n, PIVOT + 300 * n + 2) for n in range(1, 6)]))
+    quotes = [quote(T0 + n, PIVOT + 300 * n, PIVOT + 300 * n + 2) for n in range(1, 6)]
+    run.feed(stream(position(T0, 7, 1, price=PIVOT, stop=99_000), *quotes))
     first = run.arrays["states"][0, 0].copy()
     assert run.arrays["latches"].any() and first != run.arrays["defaults"][0]
     run.feed(stream(change(T0 + 10, 7, R.CLOSED, PIVOT)))
@@ -280,14 +287,15 @@ def test_where_fills_are_real_none_is_made_here(linked: Callable[..., Run]) -> N
     assert (made.code, made.volume, made.volume_left, made.price_ticks) == (R.RULE_CLOSED, 30, 0, 100_020) and gone(run)
 
 
-PATH = st.lists(st.tuples(st.sampled_from((1, 40 * MS, 200 * MS, 700 * MS)), st.integers(-70, 70), st.integers(0, 6)), min_size=2, max_size=30)
+PATH = st.lists(st.tuples(st.sampled_from((1, 40 * MS, 200 * MS, 700 * MS)), st.integers(-70, 70), st.integers(0, 6)),
+                min_size=2, max_size=30)
 
 
 @settings(max_examples=200, deadline=None)
-@given(path=PATH, stop=st.integers(1, 150), take=st.integers(1, 150), hold=st.sampled_from((None, S, 4 * S)), entry=st.sampled_from((0, 100 * MS)),
-       slippage=st.sampled_from((0, 4)))
-def test_a_position_ends_as_told_by_hand_and_a_short_as_the_mirrored_long(linked: Callable[..., Run], path: list[tuple], stop: int, take: int,
-                                                                          hold: int | None, entry: int, slippage: int) -> None:
+@given(path=PATH, stop=st.integers(1, 150), take=st.integers(1, 150), hold=st.sampled_from((None, S, 4 * S)),
+       entry=st.sampled_from((0, 100 * MS)), slippage=st.sampled_from((0, 4)))
+def test_a_position_ends_as_told_by_hand_and_a_short_mirrors_a_long(linked: Callable[..., Run], path: list[tuple], stop: int, take: int,
+                                                                    hold: int | None, entry: int, slippage: int) -> None:
     now, bid, quotes = T0, 100_000, []
     for pause, step, spread in path:
         now, bid = now + pause, bid + step
@@ -297,8 +305,7 @@ def test_a_position_ends_as_told_by_hand_and_a_short_as_the_mirrored_long(linked
     for side in (1, -1):
         run = linked(settings=kept)
         seen = quotes if side > 0 else [(ns, 2 * PIVOT - ask, 2 * PIVOT - bid) for ns, bid, ask in quotes]
-        _, fills = run.feed(stream(position(T0, 7, side, 10, price=None), *[quote(*each) for each in seen][:0]))
-        run.feed(stream(change(T0, 7, R.HOLD_SET, lots=hold)) if hold else stream(timer(T0)))
+        run.feed(stream(position(T0, 7, side, 10, hold_ns=hold)))
         mine = held(run)
         made = []
         for each in seen:
@@ -346,3 +353,44 @@ def test_a_position_is_valued_at_the_price_it_could_be_left_at(linked: Callable[
         best = max(0, *gains)
         first = T0 if best == 0 else T0 + gains.index(best)
         assert mine.peak_ns == first
+
+
+def plan(**changes: object) -> TradePlan:
+    return TradePlan(**{**dict(ticket=7, symbol="BTCUSD", side=1, volume="0.30", open_ns=T0), **changes})
+
+
+BROKER = [Instrument("BTCUSDT", "binance_usdm", "0.10", "0.001", 2, 3), Instrument("ETHUSDT", "binance_usdm", "0.01", "0.001", 2, 3),
+          Instrument("BTCUSD", "mt5", "0.05", "0.01", 2, 2, pair="BTCUSDT")]
+
+
+def test_planned_trades_become_frames_in_order_of_time() -> None:
+    desk = open_desk(BROKER, "0.01")
+    assert desk.quoted == [True, False] and [pair.quote_tick_size for pair in desk.pairs] == ["0.05", "0.01"]
+    plans = [plan(ticket=2, open_ns=T0 + 5, price="60000.04", sl="59900", tp="60100.03", close_ns=T0 + 20, close_price="60001"),
+             plan(ticket=1, symbol="ETHUSDT", side=-1, sl_bps=Fraction(25, 2), max_hold_ns=S, close_ns=T0 + 5)]
+    rows = position_rows(plans, desk, "0.01", recorded_exits=True)
+    found = [(int(r["recv_ns"]), int(r["id"]), int(r["symbol"]), int(r["code"]), *(None if v == R.MISSING else int(v) for v in
+             (r["price_ticks"], r["qty_lots"])), int(r["bits"])) for r in rows]
+    first, last = R.FIRST, R.LAST
+    assert found == [(T0, 1, 1, R.OPENED, None, 30, first), (T0, 1, 1, R.STOP_SET, 1_250, None, R.RELATIVE),
+                     (T0, 1, 1, R.HOLD_SET, None, S, last),
+                     (T0 + 5, 2, 0, R.OPENED, 1_200_001, 30, first), (T0 + 5, 2, 0, R.STOP_SET, 1_198_000, None, 0),
+                     (T0 + 5, 2, 0, R.TAKE_SET, 1_202_001, None, last), (T0 + 5, 1, 1, R.CLOSED, None, None, first | last),
+                     (T0 + 20, 2, 0, R.CLOSED, 1_200_020, None, first | last)]
+    assert (rows["kind"] == R.POSITION).all() and [int(side) for side in rows["side"]] == [-1] * 3 + [1] * 3 + [-1, 1]
+    assert R.CLOSED not in position_rows(plans, desk, "0.01", recorded_exits=False)["code"]
+
+
+def test_a_volume_off_the_step_and_a_symbol_not_there_are_refused() -> None:
+    desk = open_desk(BROKER, "0.01")
+    for changes, words in ((dict(volume="0.305"), "0.305 is not a whole number of steps"), (dict(symbol="XAUUSD"), "no symbol 'XAUUSD'")):
+        with pytest.raises(BadInput, match=words):
+            position_rows([plan(**changes)], desk, "0.01", False)
+
+
+@given(st.lists(st.tuples(st.integers(1, 200), st.one_of(st.none(), st.integers(1, 90))), max_size=12))
+def test_the_most_open_at_once_is_never_less_than_are(made: list[tuple[int, int | None]]) -> None:
+    plans = [plan(ticket=n + 1, open_ns=start * S, max_hold_ns=None if hold is None else hold * S) for n, (start, hold) in enumerate(made)]
+    ends = [300 * S if each.max_hold_ns is None else each.open_ns + each.max_hold_ns for each in plans]
+    at_once = [sum(each.open_ns <= at.open_ns <= end for each, end in zip(plans, ends, strict=True)) for at in plans]
+    assert most_open(plans, 300 * S) >= max(at_once, default=0)

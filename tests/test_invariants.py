@@ -1,55 +1,26 @@
 """The invariants of the design on a generated and a real session; for each, a broken program that its test catches."""
 
 import ast
-import gzip
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from replays import (ENTRIES, broken_kernel, cut, frame_starts, interpreted, new_run, open_market, rewritten, same_rows, shipped,
+                     unequal_arrays, warmed, witness)
 
 import engine.stream
 from engine.entries import parse_entries, plan_entries
 from engine.kernel import records as R
-from engine.kernel.market import MARKET, SIDE
-from engine.record.importer import import_files
-from engine.record.store import Session
 from engine.replay import Feed, Plan
 from engine.replay import replay as replay_plan
 from engine.run import Run, Settings
-from engine.trades import TradePlan
-from replays import (ENTRIES, MARKET_ARRAYS, Market, broken_kernel, cut, frame_starts, generated_session, mirrored, new_run, open_market,
-                     rewritten, same_rows, shipped, unequal_arrays, warmed, witness)
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("classic", "robust")
-
-
-@pytest.fixture(scope="session")
-def generated(tmp_path_factory) -> Market:
-    return open_market(generated_session(tmp_path_factory.mktemp("generated")), symbol="BTCUSD")
-
-
-@pytest.fixture(scope="session")
-def real(realdata, tmp_path_factory) -> Market:
-    """The first two minutes and a half of a recorded evening; its broker quotes are modelled."""
-    folder = tmp_path_factory.mktemp("real")
-    part = folder / "btcusdt.gz"
-    with gzip.open(realdata / "binance_usdm" / "btcusdt_20240808.gz") as whole, gzip.open(part, "wb", 1) as out:
-        for line, _ in zip(whole, range(45_000)):
-            out.write(line)
-    import_files([part], folder / "data", name="real")
-    return open_market(Session(folder / "data" / "sessions" / "real"), "every=5s,side=both,sl=10bps,tp=15bps,max=40s,start=72s")
-
-
-@pytest.fixture(scope="session", params=["generated", "real"])
-def market(request) -> Market:
-    return request.getfixturevalue(request.param)
 
 
 def fed(run: Run, events: np.ndarray, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -65,34 +36,6 @@ def busiest(decisions: np.ndarray, events: np.ndarray, rows: int) -> int:
     return max(0, int(at[np.argmax(counts)]) - 50)
 
 
-def interpreted(market: Market, choices, events: np.ndarray, state: dict | None = None, **options) -> tuple[Run, np.ndarray, np.ndarray]:
-    """Run events in the interpreter; `state` is a whole state of a run of the same rules."""
-    run = new_run(market, choices, interpreted=True, **options)
-    if state:
-        run.restore(state)
-    with np.errstate(all="ignore"):
-        return run, *run.feed(events)
-
-
-@pytest.fixture(scope="session")
-def warm(generated) -> tuple[dict, np.ndarray]:
-    """The market after 70 s without positions, and the next 2,500 events with two positions opened at their start."""
-    events = generated.events[generated.events["kind"] != R.POSITION]
-    start = frame_starts(events)[np.searchsorted(events["recv_ns"][frame_starts(events)], events["recv_ns"][0] + 75 * 10**9)]
-    run = new_run(generated, shipped("robust"))
-    run.feed(events[:start])
-    opened = generated.events[(generated.events["kind"] == R.POSITION) & np.isin(generated.events["id"], (1, 2))].copy()
-    opened["recv_ns"], opened["seq"] = events["recv_ns"][start - 1], events["seq"][start - 1]
-    return run.snapshot(), np.concatenate([opened, events[start:start + 2500]])
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    """Keep the snapshots of kernels that are only interpreted out of the user's cache."""
-    monkeypatch.setenv("TAPEGUARD_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 # 2. One order
 
 
@@ -101,7 +44,8 @@ def test_replay_orders_by_seq_alone(generated, tmp_path):
     random = np.random.default_rng(2)
 
     def shuffled(name, table):
-        return table.set_column(table.schema.get_field_index("event_ns"), "event_ns", table["event_ns"].take(random.permutation(len(table))))
+        return table.set_column(table.schema.get_field_index("event_ns"), "event_ns",
+                                table["event_ns"].take(random.permutation(len(table))))
 
     other = rewritten(generated.session, tmp_path, shuffled)
     moved = open_market(other, symbol="BTCUSD")
@@ -126,7 +70,8 @@ def test_another_order_would_be_seen(generated):
 
 
 CLOCKS = {"time", "datetime", "random", "secrets", "uuid", "calendar", "sched", "os", "threading", "asyncio"}
-WALL = {("time", name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime", "gmtime", "sleep")}
+WALL = {("time", name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "localtime",
+                                    "gmtime", "sleep")}
 WALL |= {("datetime", name) for name in ("now", "utcnow", "today")} | {("date", "today")}
 
 
@@ -281,9 +226,10 @@ def test_a_snapshot_that_forgets_would_be_seen(generated, forgotten):
     assert not same_rows(mine[0], theirs[0]) or unequal_arrays(fresh, whole)
 
 
-def test_a_kernel_that_knows_its_chunks_would_be_seen(generated, warm, cache):
-    kernel = broken_kernel(cache, "loop.py", "    for n in range(start, stop):\n", "    latches[...] = 0\n    for n in range(start, stop):\n")
-    choices = witness(cache / "rules")
+def test_a_kernel_that_knows_its_chunks_would_be_seen(generated, warm, own_cache):
+    kernel = broken_kernel(own_cache, "loop.py", "    for n in range(start, stop):\n",
+                           "    latches[...] = 0\n    for n in range(start, stop):\n")
+    choices = witness(own_cache / "rules")
     counts = []
     for broken in (None, kernel):
         runs = [warmed(new_run(generated, choices, interpreted=True, **({"kernel": broken} if broken else {})), warm[0]) for _ in range(2)]
@@ -344,6 +290,7 @@ def corrupted(events: np.ndarray, n: int, random: np.random.Generator) -> np.nda
     out["kind"][n:] = random.choice(kinds, rest, p=(0.2, 0.3, 0.001, 0.2, 0.1, 0.049, 0.15))
     out["bits"][n:] = random.choice((R.FIRST | R.LAST, 0, R.FIRST, R.LAST), rest, p=(0.7, 0.1, 0.1, 0.1))
     out["code"][n:] = random.integers(1, 6, rest)
+    out["symbol"][n:] = 0
     return out
 
 
@@ -381,10 +328,10 @@ def test_a_shorter_recording_gives_the_first_decisions_of_the_longer(generated, 
         assert same_rows(mine, decisions[:len(mine)]) and (decisions[len(mine):]["seq"] >= last_seq).all()
 
 
-def test_a_kernel_that_peeks_would_be_seen(generated, warm, cache):
-    kernel = broken_kernel(cache, "loop.py", "        view.seq = row.seq\n", "        view.seq = row.seq\n"
+def test_a_kernel_that_peeks_would_be_seen(generated, warm, own_cache):
+    kernel = broken_kernel(own_cache, "loop.py", "        view.seq = row.seq\n", "        view.seq = row.seq\n"
                            "        view.top5_imbalance = float(events[min(n + 50, events.shape[0] - 1)].side)\n")
-    choices = witness(cache / "rules")
+    choices = witness(own_cache / "rules")
     found = []
     for options in ({}, {"kernel": kernel}):
         whole = warmed(new_run(generated, choices, interpreted=True, **options), warm[0])
@@ -429,9 +376,10 @@ def test_the_interpreter_and_machine_code_agree_on_every_feature(market, tmp_pat
     assert same_rows(mine[0], theirs[0]) and same_rows(mine[1], theirs[1]) and not unequal_arrays(compiled, slow)
 
 
-def test_machine_code_of_another_source_would_be_seen(generated, warm, cache, monkeypatch):
+def test_machine_code_of_another_source_would_be_seen(generated, warm, own_cache, monkeypatch):
     """Compiled from one text, interpreted from one that differs in a single comparison."""
-    kernel = broken_kernel(cache, "tape.py", "    if row.event_ns == MISSING or row.event_ns != sweep.event_ns", "    if row.event_ns != sweep.event_ns + 1")
+    kernel = broken_kernel(own_cache, "tape.py", "    if row.event_ns == MISSING or row.event_ns != sweep.event_ns",
+                           "    if row.event_ns != sweep.event_ns + 1")
     choices = shipped("robust")
     slow, *_ = interpreted(generated, choices, warm[1], warm[0], kernel=kernel)
     monkeypatch.delenv("TAPEGUARD_CACHE")
@@ -439,249 +387,3 @@ def test_machine_code_of_another_source_would_be_seen(generated, warm, cache, mo
     compiled.restore(warm[0])
     compiled.feed(warm[1])
     assert unequal_arrays(compiled, slow)
-
-
-# 11. Nothing unknown is zero
-
-
-TAPE = ("imbalance_10s imbalance_30s imbalance_180s imbalance_600s imbalance_3600s trades_10s trades_30s volume_ratio flow_10s_lots "
-        "flow_30s_lots big_buys_60s big_sells_60s cluster_buy_usd cluster_sell_usd z_move_30s z_flow_30s z_residual_30s").split()
-TOP = ("move_1s_bps move_5s_bps move_10s_bps move_30s_bps move_60s_bps ofi_10s sigma_bps high_10s_2 high_20s_2 low_10s_2 low_20s_2 "
-       "move_recent_bps move_older_bps z_move_30s z_residual_30s").split()
-BOOK = [(side, name) for side in ("bid", "ask") for name in ("depth_5bps_lots", "depth_10bps_lots", "depth_25bps_lots", "depth_100bps_lots", "void_id",
-        "void_near_bps", "void_deficit", "void_cost_lots", "thin_id", "thin_near_bps", "wall_near_bps", "wall_lots")] + [(None, "top5_imbalance")]
-
-
-def is_absent(value) -> bool:
-    return value == R.MISSING if isinstance(value, int | np.integer) else bool(np.isnan(value))
-
-
-def known(run: Run, names) -> list[str]:
-    """Return which of the features are there."""
-    market = run.arrays["market"][0]
-    pairs = [(None, name) if isinstance(name, str) else name for name in names]
-    return [f"{side or ''}.{name}" for side, name in pairs if not is_absent((market[side] if side else market)[name])]
-
-
-def feed_row(events: np.ndarray, n: int, code: int, stream: int) -> np.ndarray:
-    """Return a feed row that arrives just before events[n]."""
-    row = engine.stream.empty_events(1)
-    row["seq"], row["recv_ns"] = events["seq"][n - 1], events["recv_ns"][n - 1]
-    row["kind"], row["code"], row["id"], row["bits"] = R.FEED, code, stream, R.FIRST | R.LAST
-    return row
-
-
-def at_second(events: np.ndarray, second: float) -> int:
-    """Return the first frame that arrives at or after a second of the recording."""
-    starts = frame_starts(events)
-    return int(starts[np.searchsorted(events["recv_ns"][starts], events["recv_ns"][0] + int(second * 1e9))])
-
-
-@pytest.mark.parametrize("second, there", [(9.0, ()), (12.0, {"imbalance_10s", "trades_10s", "flow_10s_lots", "move_10s_bps", "ofi_10s"}),
-                                           (45.0, {"imbalance_30s", "flow_30s_lots", "move_30s_bps", "high_20s_2"}),
-                                           (85.0, {"big_buys_60s", "sigma_bps", "z_residual_30s"})])
-def test_a_feature_is_absent_until_its_window_is_covered(generated, second, there):
-    run = new_run(generated, shipped("robust"))
-    run.feed(generated.events[:at_second(generated.events, second)])
-    longest = {"trades": 10, "flow": 10, "move": 10}
-    found = {name.strip(".") for name in known(run, [*TAPE, *TOP])}
-    spans = {name: 70 if name.startswith(("z_", "sigma")) else 60 if name.startswith("big_") else 180 if name == "volume_ratio"
-             else 30 if name.startswith("cluster") else 20 if name.startswith(("high", "low", "move_recent", "move_older"))
-             else int(name.split("_")[1][:-1]) if name.split("_")[1][:-1].isdigit() else longest.get(name.split("_")[0], 10)
-             for name in {*TAPE, *TOP}}
-    assert {name for name in found if spans[name] > second} == set()
-    assert set(there) <= found
-
-
-@pytest.mark.parametrize("code", [R.LOST, R.GAP, R.STALE])
-@pytest.mark.parametrize("stream, names", [(R.TRADE, TAPE), (R.BEST, TOP), (R.DEPTH, BOOK), (R.MISSING, [*TAPE, *TOP, *BOOK])])
-def test_a_broken_feed_makes_its_features_absent_at_once(generated, code, stream, names):
-    """At the very row that tells of it, and again after every later row until the feed is whole and its windows are filled."""
-    events = generated.events
-    at = at_second(events, 120.0)
-    run = new_run(generated, shipped("robust"))
-    run.feed(events[:at])
-    assert len(known(run, names)) >= 8
-    run.feed(feed_row(events, at, code, stream))
-    assert known(run, names) == []
-
-
-def test_trades_come_back_only_with_their_windows(generated):
-    events = generated.events
-    lost, back = at_second(events, 120.0), at_second(events, 121.0)
-    quiet = events[lost:back]
-    run = new_run(generated, shipped("classic"))
-    run.feed(events[:lost])
-    run.feed(feed_row(events, lost, R.LOST, R.TRADE))
-    run.feed(quiet[quiet["kind"] != R.TRADE])
-    assert known(run, TAPE) == [] and not run.arrays["market"]["tape_ok"][0]
-    run.feed(feed_row(events, back, R.CONNECTED, R.TRADE))
-    at = back
-    for second, expected in ((130.5, set()), (132.0, {".imbalance_10s", ".trades_10s", ".flow_10s_lots"}), (152.0, {".imbalance_30s", ".cluster_buy_usd"})):
-        until = at_second(events, second)
-        run.feed(events[at:until])
-        at = until
-        found = set(known(run, TAPE))
-        assert expected <= found and (expected or not found), second
-    assert ".big_buys_60s" not in found
-
-
-NEEDS = {R.TRADE: {"order_flow", "whale"}, R.BEST: {"momentum_reversal", "divergence", "order_flow", "void"}, R.DEPTH: {"void", "order_flow"}}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("stream", [R.TRADE, R.BEST, R.DEPTH])
-def test_no_rule_speaks_on_a_feed_it_needs_while_that_is_lost(generated, stream, preset):
-    """Messages of the lost feed stop, the others go on; rules that need it are silent, price-only rules are not."""
-    events = generated.events
-    at = at_second(events, 90.0)
-    choices = shipped(preset)
-    names = [choice.rule.name for choice in choices]
-    rest = events[at:]
-    gone = {R.TRADE: (R.TRADE,), R.BEST: (R.BEST, R.DEPTH, R.SNAPSHOT), R.DEPTH: (R.DEPTH, R.SNAPSHOT)}[stream]
-    run = new_run(generated, choices)
-    run.feed(events[:at])
-    run.feed(feed_row(events, at, R.LOST, stream))
-    decisions, _ = run.feed(rest[~np.isin(rest["kind"], gone)])
-    spoke = {names[r] for r in decisions["rule"]}
-    assert spoke & NEEDS[stream] == set() and {"trailing_stop", "tighter_stop"} <= spoke
-    free = new_run(generated, choices)
-    free.feed(events[:at])
-    assert {names[r] for r in free.feed(rest)[0]["rule"]} & NEEDS[stream], "the market has to give these rules a reason"
-
-
-def test_a_hole_in_the_book_is_not_read_over(generated):
-    """The planted gap: from the diff that proves it to the next snapshot there is no depth feature."""
-    events = generated.events
-    run = new_run(generated, shipped("classic"))
-    run.feed(events[:at_second(events, 198.0)])
-    assert known(run, BOOK)
-    broken = 0
-    for start in range(at_second(events, 198.0), at_second(events, 206.0), 20):
-        run.feed(events[start:start + 20])
-        status = int(run.arrays["core"]["book_status"][0])
-        if status == R.BOOK_BROKEN:
-            broken += 1
-            assert known(run, BOOK) == [] and run.arrays["market"]["book_ok"][0] == 0
-    assert broken > 10 and status == R.BOOK_SYNCED and known(run, BOOK)
-
-
-def test_silence_makes_the_touch_and_the_book_absent(generated):
-    """No message and no word of a fault: after `stale_ns` nothing is claimed any more."""
-    events = generated.events
-    at = at_second(events, 120.0)
-    rest = events[at:at_second(events, 135.0)]
-    run = new_run(generated, shipped("robust"))
-    run.feed(events[:at])
-    run.feed(rest[np.isin(rest["kind"], (R.TIMER, R.TRADE, R.QUOTE))])
-    assert known(run, [*TOP, *BOOK]) == [] and not run.arrays["market"]["mid_ok"][0] and not run.arrays["market"]["book_ok"][0]
-
-
-def test_the_change_over_an_outage_is_no_order_flow(generated):
-    """The first touch after a loss says nothing about the orders between: it is not counted."""
-    events = generated.events
-    lost, back = at_second(events, 120.0), at_second(events, 125.0)
-    quiet = events[lost:back]
-    run = new_run(generated, shipped("robust"))
-    run.feed(events[:lost])
-    run.feed(feed_row(events, lost, R.LOST, R.BEST))
-    run.feed(quiet[~np.isin(quiet["kind"], (R.BEST, R.DEPTH, R.SNAPSHOT))])
-    run.feed(feed_row(events, back, R.CONNECTED, R.BEST))
-    first = back + int(np.flatnonzero(np.isin(events["kind"][back:], (R.BEST,)))[1]) + 1
-    rows = events[back:first]
-    run.feed(rows[~np.isin(rows["kind"], (R.DEPTH, R.SNAPSHOT, R.TIMER))])
-    assert run.arrays["slot"][0, 5] == 0 and run.arrays["slot"][0, 6] == 0
-    assert run.arrays["core"]["mid_from_ns"][0] == rows["recv_ns"][-1]
-
-
-def test_a_kernel_that_reads_over_a_loss_would_be_seen(generated, cache):
-    """The same features, a kernel that takes every window for covered."""
-    kernel = broken_kernel(cache, "tape.py", "    return core.tape_from_ns != MISSING and core.tape_from_ns <= market.now_ns - _WINDOW_NS[w]", "    return True")
-    run, *_ = interpreted(generated, [], generated.events[:at_second(generated.events, 2.0)], kernel=kernel)
-    assert known(run, TAPE)
-    good, *_ = interpreted(generated, [], generated.events[:at_second(generated.events, 2.0)])
-    assert known(good, TAPE) == []
-
-
-# 12. Mirror symmetry
-
-
-def with_levels(market: Market) -> Market:
-    """Return the market with positions at the quote of their moment and levels in ticks, which reflect exactly."""
-    rows = np.flatnonzero(market.events["kind"] == R.QUOTE)
-    times, bids, asks = market.events["recv_ns"][rows[::2]], market.events["price_ticks"][rows[::2]], market.events["price_ticks"][rows[1::2]]
-    plans = []
-    for plan in market.trades:
-        at = np.searchsorted(times, plan.open_ns, "right") - 1
-        entry = int(asks[at] if plan.side > 0 else bids[at])
-        price, sl, tp = (f"{ticks / 100:.2f}" for ticks in (entry, entry - plan.side * 6000, entry + plan.side * 9000))
-        plans.append(TradePlan(plan.ticket, plan.symbol, plan.side, "1.0", plan.open_ns, price, sl, tp, max_hold_ns=plan.max_hold_ns))
-    events = np.concatenate(list(Feed(Plan(market.session, plans, []), market.desk)))
-    return Market(market.session, market.desk, plans, events)
-
-
-SIGNED = {name for name in MARKET.names if name.startswith(("imbalance", "flow", "ofi", "cvd", "top5", "z_", "whale_side", "last_side"))}
-SAME = {"now_ns", "seq", "kind", "top_ns", "trade_ns", "book_ns", "quote_ns", "book_ok", "tape_ok", "mid_ok", "trades_10s", "trades_30s", "volume_ratio",
-        "whale_id", "whale_ns", "whale_trade_id"}
-SAME_DEPTH = {"depth_5bps_lots", "depth_10bps_lots", "void_id", "void_deficit", "void_cost_lots", "void_age_ns", "thin_id",
-              "void_count", "thin_count", "void_since_ns"}
-
-
-def unlike(mine: np.record, other: np.record) -> list[str]:
-    """Return the features of which one market is not the reflection of the other; those in percent and USD only nearly are, and left out."""
-    def equal(a, b) -> bool:
-        return bool(a == b or (a != a and b != b))
-
-    found = [name for name in SIGNED if not equal(mine[name], -other[name] if other[name] != R.MISSING else other[name])]
-    found += [name for name in SAME if not equal(mine[name], other[name])]
-    found += [f"{side}.{name}" for side, far in (("bid", "ask"), ("ask", "bid")) for name in SAME_DEPTH if not equal(mine[side][name], other[far][name])]
-    return found + [f"{name} of the touch" for name, far in (("bid_lots", "ask_lots"), ("ask_lots", "bid_lots")) if mine[name] != other[far]]
-
-
-TICK_RULES = ("breakeven", "trailing_stop", "tighter_stop")
-EXACT = {"strength", "price", "flow", "score", "flow_10s", "flow_30s", "quotes_10s", "book", "flow_lots", "adverse", "occasion", "trade_id", "tier",
-         "deficit", "cost_lots", "gain_r", "peak_r", "share"}
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_reflected_market_gives_reflected_decisions(market, preset):
-    """Rule, action, result, time and ticket are equal, stops reflect, evidence that has no price in it is equal.
-
-    The void's reach is taken off the grid of bins, and the large tier off the size of a recorded sweep: there a distance in bps and
-    a value in USD turn on the price level.
-    """
-    market = with_levels(market)
-    market.desk = replace(market.desk, pairs=[replace(market.desk.pairs[0], large_usd=540_000)])
-    choices = shipped(preset, ("void.within_bps=9.8",))
-    image, _, total = mirrored(market.events)
-    run, other = new_run(market, choices), new_run(market, choices)
-    parts = []
-    for start in range(0, len(image), 997):
-        parts.append((run.feed(market.events[start:start + 997])[0], other.feed(image[start:start + 997])[0]))
-        assert unlike(run.arrays["market"][0], other.arrays["market"][0]) == [], start
-    mine, theirs = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    assert len(mine) > 30
-    for name in ("seq", "recv_ns", "ticket", "rule", "action", "mode", "result", "votes", "occasion", "volume_left", "age_ns"):
-        assert (mine[name] == theirs[name]).all(), name
-    assert np.array_equal(mine["gain_r"], theirs["gain_r"], equal_nan=True)
-    rules = [choice.rule for choice in choices]
-    for row, image_row in zip(mine, theirs, strict=True):
-        rule = rules[row["rule"]]
-        if row["stop_ticks"] != R.MISSING and rule.name in TICK_RULES:
-            assert row["stop_ticks"] == total - image_row["stop_ticks"]
-        for place, name in enumerate(rule.evidence):
-            if name in EXACT and not (rule.name == "divergence" and preset == "classic"):
-                a, b = row[f"evidence_{place}"], image_row[f"evidence_{place}"]
-                assert a == b or abs(a - b) < 1e-9 or (a != a and b != b), (rule.name, name)
-
-
-def test_a_kernel_that_favours_a_side_would_be_seen(generated, warm, cache):
-    """A book imbalance that is a tenth too high: features and, through them, decisions stop being reflections."""
-    kernel = broken_kernel(cache, "depth.py", "market.top5_imbalance = (bids - asks)", "market.top5_imbalance = (1.1 * bids - asks)")
-    events = generated.events[:at_second(generated.events, 3.0)]
-    image, *_ = mirrored(events)
-    found = []
-    for options in ({}, {"kernel": kernel}):
-        runs = [interpreted(generated, [], stream, **options)[0] for stream in (events, image)]
-        found.append(unlike(*(run.arrays["market"][0] for run in runs)))
-    assert found == [[], ["top5_imbalance"]]

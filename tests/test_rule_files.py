@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from replays import WITNESS
+from sessions import tiny_session
+from streams import Stream, play
 
 import engine.replay
 from engine.cli import main
@@ -13,9 +16,6 @@ from engine.kernel import records as R
 from engine.link import link, votes_source
 from engine.rules import SHIPPED, choose, find_rules, params_dict
 from engine.run import Run
-from replays import WITNESS
-from sessions import tiny_session
-from streams import Stream, play
 
 FILES = sorted(path for path in SHIPPED.glob("*.py") if not path.stem.startswith("_"))
 
@@ -110,30 +110,39 @@ BAD = {
     "real default of an int": (GOOD.replace("count: int = 1", "count: int = 1.5"), "default of Params.count is 1.5, not a int"),
     "nan default": (GOOD.replace("flow: float = 0.0", "flow: float = float('nan')"), "default of State.flow is nan"),
     "shadowing": (GOOD.replace("flow: float = 0.0", "mean: float = 0.0"), "shadow numpy attributes: mean; rename the field"),
-    "default not allowed": (GOOD.replace("limit: float = 0.1", "limit: float = 2.0"), "do not pass its own check: limit must be between 0 and 1, got 2.0"),
-    "preset not allowed": (GOOD.replace("@dataclass\nclass State", "PRESETS = {'wild': Params(limit=3.0)}\n\n\n@dataclass\nclass State"), "line 20: ValueError: limit must"),
+    "default not allowed": (GOOD.replace("limit: float = 0.1", "limit: float = 2.0"),
+                            "do not pass its own check: limit must be between 0 and 1, got 2.0"),
+    "preset not allowed": (GOOD.replace("@dataclass\nclass State", "PRESETS = {'wild': Params(limit=3.0)}\n\n\n@dataclass\nclass State"),
+                           "line 20: ValueError: limit must"),
     "presets of another kind": (GOOD + "\nPRESETS = [Params()]\n", "PRESETS must be a dict of names and Params"),
     "preset of another kind": (GOOD + "\nPRESETS = {'a': 3}\n", "PRESETS must be a dict of names and Params"),
     "preset with a real count": (GOOD + "\nPRESETS = {'a': Params(count=2.5)}\n", "preset a has count=2.5, not a whole number"),
-    "numpy": (GOOD.replace("from dataclasses", "import numpy as np\nfrom dataclasses"), "line 7: imports numpy; a rule may import math and dataclasses only"),
+    "numpy": (GOOD.replace("from dataclasses", "import numpy as np\nfrom dataclasses"),
+              "line 7: imports numpy; a rule may import math and dataclasses only"),
     "clock": (GOOD.replace("    if -position", "    import time\n    if -position"), "line 30: imports time"),
     "relative import": (GOOD.replace("from dataclasses", "from . import helper\nfrom dataclasses"), r"line 7: imports \.; "),
-    "typo in market": (GOOD.replace("market.imbalance_10s >", "market.imbalance_10 >"), "line 30: market has no 'imbalance_10'; did you mean 'imbalance_10s'"),
-    "typo that is seldom reached": (GOOD.replace("        state.flow = market.imbalance_10s", "        state.flow = market.bid.depth_5bp_lots"),
+    "typo in market": (GOOD.replace("market.imbalance_10s >", "market.imbalance_10 >"),
+                       "line 30: market has no 'imbalance_10'; did you mean 'imbalance_10s'"),
+    "typo that is seldom reached": (GOOD.replace("        state.flow = market.imbalance_10s",
+                                                 "        state.flow = market.bid.depth_5bp_lots"),
                                     "line 31: market.bid has no 'depth_5bp_lots'; did you mean 'depth_5bps_lots'"),
     "typo in position": (GOOD.replace("-position.side", "-position.sid"), "line 30: position has no 'sid'; did you mean 'side'"),
     "typo in params": (GOOD.replace("params.limit", "params.limits"), "line 30: params has no 'limits'; did you mean 'limit'"),
     "typo in state": (GOOD.replace("state.flow =", "state.flows ="), "line 31: state has no 'flows'; did you mean 'flow'"),
     "typo in a helper": (GOOD.replace("def on_event", "def far(thing):\n    return thing.depth_5bp\n\n\ndef on_event")
-                         .replace("return CLOSE", "return CLOSE if far(market.bid) > 0 else HOLD").replace("-position.side * market.imbalance_10s", "market.mid_ok"),
+                         .replace("return CLOSE",
+                                  "return CLOSE if far(market.bid) > 0 else HOLD").replace("-position.side * market.imbalance_10s",
+                                                                                           "market.mid_ok"),
                          "AttributeError: .*depth_5bp"),
     "changes a position": (GOOD.replace("        state.flow = market", "        position.volume = 0\n        state.flow = market"),
                            "line 31: changes position.volume; a rule may change its state only"),
     "changes the market": (GOOD.replace("        state.flow = market.", "        market.bid.void_id += 1\n        state.flow = market."),
                            "line 31: changes market.bid.void_id; a rule may change its state only"),
-    "fires on nan": (GOOD.replace("if -position.side * market.imbalance_10s > params.limit", "if not -position.side * market.imbalance_10s <= params.limit"),
+    "fires on nan": (GOOD.replace("if -position.side * market.imbalance_10s > params.limit",
+                                  "if not -position.side * market.imbalance_10s <= params.limit"),
                      "preset default votes although nothing is known of the market"),
-    "fires on missing": (GOOD.replace("market.imbalance_10s > params.limit", "market.flow_10s_lots != 0"), "votes although nothing is known"),
+    "fires on missing": (GOOD.replace("market.imbalance_10s > params.limit", "market.flow_10s_lots != 0"),
+                         "votes although nothing is known"),
     "no answer": (GOOD.replace("    return HOLD\n", ""), "on_event answers None"),
     "another answer": (GOOD.replace("    return HOLD\n", "    return 9\n"), "on_event answers 9"),
     "a yes": (GOOD.replace("    return HOLD\n", "    return market.mid_ok > 7\n"), "on_event answers .*False"),
@@ -154,7 +163,8 @@ def test_a_broken_rule_file_is_named_in_one_sentence(tmp_path, kind):
     assert str(tmp_path / "own.py") in str(caught.value) and "\n" not in str(caught.value).strip()
 
 
-@pytest.mark.parametrize("name, expected", [("two words.py", "must be a Python name"), ("2nd.py", "must be a Python name"), ("if.py", "must be a Python name"),
+@pytest.mark.parametrize("name, expected", [("two words.py", "must be a Python name"), ("2nd.py", "must be a Python name"),
+                                            ("if.py", "must be a Python name"),
                                             ("all.py", "means something else in --rules"), ("none.py", "means something else"),
                                             ("mean.py", "shadow numpy attributes: mean; give the file another name"),
                                             ("whale.py", "has the name of a shipped rule")])
@@ -174,7 +184,8 @@ def test_a_file_that_is_no_text(tmp_path):
 
 def test_nothing_of_a_file_runs_before_its_imports_are_seen(tmp_path):
     trace = tmp_path / "trace"
-    text = GOOD.replace("from dataclasses import dataclass", f"import os\nfrom dataclasses import dataclass\nopen({str(trace)!r}, 'w').close()")
+    text = GOOD.replace("from dataclasses import dataclass",
+                        f"import os\nfrom dataclasses import dataclass\nopen({str(trace)!r}, 'w').close()")
     with pytest.raises(BadInput, match="imports os"):
         rules_of(tmp_path, text)
     assert not trace.exists()
@@ -208,7 +219,8 @@ def test_a_wrong_choice_is_answered_with_the_nearest_right_one(wanted, changes, 
 
 
 def test_choosing(tmp_path):
-    assert {choice.mode for choice in choose(RULES, "all", [])} == {"act"} and {choice.mode for choice in choose(RULES, "none", [])} == {"off"}
+    assert {choice.mode for choice in choose(RULES, "all", [])} == {"act"}
+    assert {choice.mode for choice in choose(RULES, "none", [])} == {"off"}
     picked = {choice.rule.name: choice for choice in choose(RULES, "all:classic, void=shadow ,whale:robust=off", ["void.share=0.25"])}
     assert picked["void"].mode == "shadow" and picked["void"].preset == "robust" and picked["void"].params.share == 0.25
     assert picked["whale"].mode == "off" and picked["order_flow"].preset == "classic" and picked["breakeven"].preset == "default"
@@ -231,7 +243,8 @@ def selling() -> Stream:
 def test_an_own_rule_decides(tmp_path, monkeypatch):
     monkeypatch.setenv("TAPEGUARD_CACHE", str(tmp_path / "cache"))
     _, decisions, fills = play(selling(), choose(rules_of(tmp_path / "rules", GOOD), "own", []))
-    assert set(decisions["ticket"]) == {7} and list(fills["code"]) == [R.RULE_CLOSED] and decisions["evidence_0"][0] == pytest.approx(-0.8, abs=0.05)
+    assert set(decisions["ticket"]) == {7} and list(fills["code"]) == [R.RULE_CLOSED]
+    assert decisions["evidence_0"][0] == pytest.approx(-0.8, abs=0.05)
     _, decisions, _ = play(selling(), choose(find_rules(tmp_path / "rules", shipped=False), "own", ["own.limit=0.95"]))
     assert not len(decisions)
 
@@ -249,11 +262,13 @@ def test_an_own_rule_fires_in_a_replay(tmp_path, interpreted, capsys):
     tiny_session(tmp_path / "data", steps=250)
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules" / "witness.py").write_text(WITNESS.replace("market.book_ok", "market.mid_ok"), encoding="utf-8")
-    arguments = ["replay", "tiny", "--data", str(tmp_path / "data"), "--entries", "every=5s,side=both,sl=50bps,start=5s,volume=1", "--quotes", "tick=0.1",
+    arguments = ["replay", "tiny", "--data", str(tmp_path / "data"), "--entries", "every=5s,side=both,sl=50bps,start=5s,volume=1",
+                 "--quotes", "tick=0.1",
                  "--rules-dir", str(tmp_path / "rules"), "--json"]
     assert main([*arguments, "--rules", "witness", "--set", "witness.stop_bps=3"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["by_rule"]["witness"]["alert"] > 100 and result["by_rule"]["whale"] == {"alert": 0, "tighten": 0, "partial": 0, "close": 0}
+    assert result["by_rule"]["witness"]["alert"] > 100
+    assert result["by_rule"]["whale"] == {"alert": 0, "tighten": 0, "partial": 0, "close": 0}
     folder = Path(result["path"])
     assert (folder / "kernel" / "rules" / "witness.py").read_text(encoding="utf-8").startswith('"""Witness')
     assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["rules"]["witness"]["params"] == {"stop_bps": 3.0}

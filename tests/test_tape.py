@@ -344,8 +344,9 @@ def test_the_usual_sweep_is_not_claimed_from_a_few(linked: Callable[..., Run]) -
     assert usd(5) / 1.26 <= usual(run) <= usd(5)
 
 
-TOUCH = st.lists(st.tuples(st.sampled_from((100 * MS, 70 * MS, 1_000 * MS, 4_000 * MS)), st.integers(-1, 1), st.integers(-1, 1), st.integers(1, 9), st.integers(1, 9),
-                           st.sampled_from(("touch", "touch", "timer", "timer", "lost", "none"))), min_size=5, max_size=120)
+TOUCH = st.lists(st.tuples(st.sampled_from((100 * MS, 70 * MS, 1_000 * MS, 4_000 * MS)), st.integers(-1, 1), st.integers(-1, 1),
+                           st.integers(1, 9), st.integers(1, 9), st.sampled_from(("touch", "touch", "timer", "timer", "lost", "none"))),
+                 min_size=5, max_size=120)
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,10 +1,11 @@
-"""Trades on random walks with stop -1R and take profit +1R, and rules that know nothing: the ground the null models stand on."""
+"""Trades on random walks with stop -1R and take profit +1R, and rules that know nothing."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.kernel.records import CLOSE, MISSING, PARTIAL, TIGHTEN
+from engine.measure.inference import generator
 from engine.measure.outcomes import Policy, Trades
 from engine.measure.paths import END_STOP, END_TAKE, END_TIME, Path, simulate_exits
 
@@ -26,13 +27,8 @@ class Walks:
     end: np.ndarray
 
 
-def drift_after(at: np.ndarray, down: float, up: float = 0.5) -> np.ndarray:
-    """Return the chance of an up step: `up`, and `down` from each trade's step `at` on."""
-    return np.where(np.arange(LONGEST) >= at[:, None], down, up)
-
-
 def make(rng: np.random.Generator, n: int = 300, up=0.5, take: int = RISK, sessions: int = 1, spread: int = 0) -> Walks:
-    """Return trades, half of them short, with their quotes: the exit price is the walk, the other side `spread` ticks away."""
+    """Return trades, half of them short, on quotes whose exit price is the walk, the other side `spread` away."""
     x = np.zeros((n, LONGEST + 1), np.int64)
     steps = np.where(rng.random((n, LONGEST)) < up, 1, -1)
     steps[rng.random(n) < 0.5, 0] = 0      # else all trades of one age are on even ticks, or all on odd ones
@@ -47,22 +43,33 @@ def make(rng: np.random.Generator, n: int = 300, up=0.5, take: int = RISK, sessi
     full = np.concatenate([exit_price, np.repeat(exit_price[:, -1:], GAP, axis=1)], axis=1)
     times = open_ns[:, None] + np.arange(span) * STEP_NS
     bid = np.where(side[:, None] > 0, full, full - spread)
-    paths = [[Path(times[session == s].ravel(), bid[session == s].ravel(), bid[session == s].ravel() + spread)] for s in range(sessions)]
+    mine = [session == s for s in range(sessions)]
+    paths = [[Path(times[rows].ravel(), bid[rows].ravel(), bid[rows].ravel() + spread)] for rows in mine]
     stop, takes = START_TICKS - side * RISK, START_TICKS + side * take
     deadline = open_ns + LONGEST * STEP_NS
     close, price, end = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for s in range(sessions):
-        mine = session == s
-        close[mine], price[mine], end[mine] = simulate_exits(paths[s][0], side[mine], open_ns[mine], stop[mine], takes[mine], deadline[mine])
+    for path, rows in zip(paths, mine):
+        close[rows], price[rows], end[rows] = simulate_exits(path[0], side[rows], open_ns[rows], stop[rows],
+                                                             takes[rows], deadline[rows])
     assert set(end) <= {END_STOP, END_TAKE, END_TIME}
     zeros = np.zeros(n)
-    trades = Trades(session, np.zeros(n, np.int64), np.arange(1, n + 1), side, open_ns, np.full(n, START_TICKS), np.full(n, RISK), stop,
-                    takes, deadline, close, side * (price - START_TICKS) / RISK, end, zeros, zeros, np.full(n, spread / RISK))
+    trades = Trades(session, np.zeros(n, np.int64), np.arange(1, n + 1), side, open_ns, np.full(n, START_TICKS),
+                    np.full(n, RISK), stop, takes, deadline, close, side * (price - START_TICKS) / RISK, end, zeros,
+                    zeros, np.full(n, spread / RISK))
     return Walks(trades, paths, x, (close - open_ns) // STEP_NS)
 
 
-def close_at(walks: Walks, step: np.ndarray, latency: int = 0, share: float = 1.0, stop_ticks: int | None = None) -> Policy:
-    """Return the policy that decides at a step of each trade (-1: never) and acts `latency` steps later, worked out step by step."""
+def skilled(seed: int, n: int = 600, up: float = 0.44, steps: int = 40) -> tuple[Walks, np.ndarray]:
+    """Return trades half of which meet a signal that price then follows against them, and the signal's step."""
+    at = generator(seed, "signal").geometric(1 / 300, n)
+    step = np.arange(LONGEST)
+    drifts = (step >= at[:, None]) & (step < at[:, None] + steps)
+    return make(generator(seed, "skill"), n, np.where(drifts, up, 0.5)), at
+
+
+def close_at(walks: Walks, step: np.ndarray, latency: int = 0, share: float = 1.0,
+             stop_ticks: int | None = None) -> Policy:
+    """Return the policy that decides at a step of each trade (-1: never) and acts `latency` steps later, naively."""
     trades, n = walks.trades, len(walks.trades)
     acted = (step >= 0) & (step < walks.end)
     fill = step + latency
@@ -83,9 +90,9 @@ def close_at(walks: Walks, step: np.ndarray, latency: int = 0, share: float = 1.
                 close[i] = trades.open_ns[i] + (fill[i] + later[0]) * STEP_NS
     missing = np.full(n, MISSING)
     return Policy(y, acted, fired, np.where(acted, trades.open_ns + step * STEP_NS, missing),
-                  np.where(fired, trades.open_ns + fill * STEP_NS, missing), np.where(fired, gain / RISK, np.nan), np.where(acted, action, 0),
-                  np.where(fired, stop_ticks or 0, missing), np.where(fired & (action == PARTIAL), share, np.nan), close,
-                  np.where(acted, 0, -1))
+                  np.where(fired, trades.open_ns + fill * STEP_NS, missing), np.where(fired, gain / RISK, np.nan),
+                  np.where(acted, action, 0), np.where(fired, stop_ticks or 0, missing),
+                  np.where(fired & (action == PARTIAL), share, np.nan), close, np.where(acted, 0, -1))
 
 
 def first(hits: np.ndarray) -> np.ndarray:

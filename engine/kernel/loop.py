@@ -104,6 +104,20 @@ def take_top(row, market, core, slot, windows, slots, bid_ticks, bid_lots, ask_t
 
 
 @compiled
+def take_quote(row, market, core):
+    """Fold one side of a broker quote; return True with the second, unless the quote is empty or crossed."""
+    if row.side > 0:
+        core.quote_bid_row = row.price_ticks
+        return False
+    if core.quote_bid_row <= 0 or row.price_ticks < core.quote_bid_row:
+        return False
+    market.quote_bid_ticks = core.quote_bid_row
+    market.quote_ask_ticks = row.price_ticks
+    market.quote_ns = row.recv_ns
+    return True
+
+
+@compiled
 def fold_book(row, market, core, ladders, levels, slot, windows, slots):
     """After a whole depth frame: take its touch when the frame is newer than the best quote."""
     s = row.symbol
@@ -254,12 +268,7 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 fold_trade(row, view, hub, constants[s], slot, running, sweeps, sweep_counts)
                 refresh_flow(view, windows, slot, hub, s)
             elif kind == QUOTE:
-                if row.side > 0:
-                    hub.quote_bid_row = row.price_ticks
-                elif hub.quote_bid_row > 0 and row.price_ticks >= hub.quote_bid_row:
-                    view.quote_bid_ticks = hub.quote_bid_row
-                    view.quote_ask_ticks = row.price_ticks
-                    view.quote_ns = now
+                if take_quote(row, view, hub):
                     fold_quote(row, view, positions, active, active_count, settings, fills, counts)
             elif kind == SNAPSHOT:
                 if fold_snapshot(row, hub, ladders, levels, pending, constants[s].strict_chain):

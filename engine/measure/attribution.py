@@ -1,4 +1,4 @@
-"""What each rule is worth beside the others: every coalition of the rules is run, and the whole is shared out among them."""
+"""What each rule is worth beside the others: every coalition of them is run, and the whole is shared out."""
 
 from collections.abc import Sequence
 from math import factorial
@@ -26,13 +26,14 @@ def coalition_name(names: Sequence[str], mask: int) -> str:
 
 
 def coalition_variants(choices: list[Choice], names: Sequence[str], settings: Settings) -> list[Variant]:
-    """Return one variant for each coalition but the empty one, in order of mask; the kernel then arbitrates within each."""
+    """Return one variant for each coalition but the empty one, in order of mask; the kernel arbitrates within each."""
     _check(names)
     known = {choice.rule.name for choice in choices}
     absent = [name for name in names if name not in known]
     if absent:
         raise ValueError(f"no choice for rule {absent[0]}")
-    return [Variant(coalition_name(names, mask), only(choices, set(members(names, mask))), settings) for mask in range(1, 1 << len(names))]
+    return [Variant(coalition_name(names, mask), only(choices, set(members(names, mask))), settings)
+            for mask in range(1, 1 << len(names))]
 
 
 def by_mask(policies: dict[str, Policy], names: Sequence[str]) -> dict[int, Policy]:
@@ -46,11 +47,13 @@ def rule_numbers(choices: Sequence[Choice], names: Sequence[str]) -> list[int]:
     return [order.index(name) for name in names]
 
 
-def attribute(trades: Trades, policies: dict[int, Policy], names: Sequence[str], numbers: Sequence[int] | None = None) -> dict:
+def attribute(trades: Trades, policies: dict[int, Policy], names: Sequence[str],
+              numbers: Sequence[int] | None = None) -> dict:
     """Share out the change in R of all rules together, v(N), among the rules.
 
-    `numbers` are the kernel's numbers of the rules; without them they are read off the coalitions of one. Under `per_trade` are arrays
-    in order of `trades`, NaN where a coalition has no result: `value` (v(N)) and `shapley` (rule by trade, adding up to it).
+    `numbers` are the kernel's numbers of the rules; without them they are read off the coalitions of one. Under
+    `per_trade` are arrays in order of `trades`, NaN where a coalition has no result: `value` (v(N)) and `shapley` (rule
+    by trade, adding up to it).
     """
     _check(names)
     n = len(names)
@@ -73,7 +76,7 @@ def attribute(trades: Trades, policies: dict[int, Policy], names: Sequence[str],
 
 
 def shapley(value: np.ndarray, n: int) -> np.ndarray:
-    """Return the Shapley value of each rule: rows of `value` are coalitions by mask, what follows is kept as it is (Shapley 1953)."""
+    """Return the value of each rule (Shapley 1953); rows of `value` are coalitions by mask, further axes are kept."""
     shared = np.zeros((n, *value.shape[1:]))
     for r in range(n):
         for mask in range(1 << n):
@@ -86,7 +89,10 @@ def shapley(value: np.ndarray, n: int) -> np.ndarray:
 
 
 def interaction(value: np.ndarray, n: int, i: int, j: int) -> np.ndarray:
-    """Return how much more two rules make together than apart; negative: each does the other's work (Grabisch and Roubens 1999)."""
+    """Return how much more two rules make together than apart (Grabisch and Roubens 1999).
+
+    Negative: each does the other's work.
+    """
     pair = 1 << i | 1 << j
     found = np.zeros(value.shape[1:])
     for mask in range(1 << n):
@@ -94,7 +100,7 @@ def interaction(value: np.ndarray, n: int, i: int, j: int) -> np.ndarray:
             continue
         size = mask.bit_count()
         weight = factorial(size) * factorial(n - size - 2) / factorial(n - 1)
-        found += weight * (value[mask | pair] - value[mask | 1 << i] - value[mask | 1 << j] + value[mask])
+        found += weight * ((value[mask | pair] - value[mask | 1 << i]) - (value[mask | 1 << j] - value[mask]))
     return found
 
 
@@ -125,29 +131,33 @@ def _numbers(policies: dict[int, Policy], names: Sequence[str]) -> list[int]:
     return found
 
 
-def _displaced(trades: Trades, policies: dict[int, Policy], value: np.ndarray, names: Sequence[str], numbers: list[int], r: int) -> dict:
+def _displaced(trades: Trades, policies: dict[int, Policy], value: np.ndarray, names: Sequence[str], numbers: list[int],
+               r: int) -> dict:
     """Split what rule r adds to the others by what would have come in its place.
 
-    Where r acted first: the rule that acts first without r, else the baseline's exit by its kind. `after_another` holds the trades in which
-    r was not first and yet made a difference. `gain_r` is against what was displaced and adds up to leave-one-out; `delta_r` is against
-    the baseline.
+    Where r acted first: the rule that acts first without r, else the baseline's exit by its kind. `after_another` holds
+    the trades in which r was not first and yet made a difference. `gain_r` is against what was displaced and adds up to
+    leave-one-out; `delta_r` is against the baseline.
     """
     whole = (1 << len(names)) - 1
     rest = whole & ~(1 << r)
     mine, others = policies[whole], policies.get(rest)
     known = np.isfinite(value[whole])
     gain, change = value[whole] - value[rest], value[whole]
-    first = known & mine.fired & (mine.rule == numbers[r]) if numbers[r] >= 0 else np.zeros(len(trades), bool)
-    acts = others.fired if others is not None else np.zeros(len(trades), bool)
+    none = np.zeros(len(trades), bool)
+    first = known & mine.fired & (mine.rule == numbers[r]) if numbers[r] >= 0 else none
+    acts = others.fired if others is not None else none
     groups = {}
     for n, name in enumerate(names):
         if n != r:
-            groups[name] = first & acts & (others.rule == numbers[n]) if numbers[n] >= 0 else np.zeros(len(trades), bool)
+            groups[name] = first & acts & (others.rule == numbers[n]) if numbers[n] >= 0 else none
     for code in np.unique(trades.end):
         groups[FILL_CODES[int(code)]] = first & ~acts & (trades.end == code)
     groups["after_another"] = known & ~first & (gain != 0.0)
     stray = first & ~np.logical_or.reduce(list(groups.values()))
     if stray.any():
-        raise ValueError(f"without {names[r]} a rule acted first that is none of {list(names)}; give the kernel's numbers of the rules")
-    return {name: {"trades": int(chosen.sum()), "gain_r": float(gain[chosen].sum()), "delta_r": float(change[chosen].sum())}
+        raise ValueError(f"without {names[r]} a rule acted first that is none of {list(names)}; "
+                         "give the kernel's numbers of the rules")
+    return {name: {"trades": int(chosen.sum()), "gain_r": float(gain[chosen].sum()),
+                   "delta_r": float(change[chosen].sum())}
             for name, chosen in groups.items() if chosen.any()}

@@ -61,16 +61,17 @@ def parse_grid(texts: Sequence[str]) -> list[Axis]:
 
 
 def expand(axes: Sequence[Axis], choices: Sequence[Choice]) -> tuple[list[Axis], list[ParameterSet], list[dict]]:
-    """Return the axes with the values as the parameters take them, every set the rules accept, and those they refuse with their reason.
+    """Return the axes as the parameters take them, every set the rules accept, and those refused with the reason.
 
-    The last axis runs fastest. A value that is refused in every set is an error, because then the grid says something that cannot be.
+    The last axis runs fastest. A value that is refused in every set is an error, because then the grid says something
+    that cannot be.
     """
     by_name = {choice.rule.name: choice for choice in choices}
     axes = [_fitted(axis, by_name) for axis in axes]
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST_SETS:
-        raise BadInput(f"the grid has {count} sets ({' x '.join(str(len(axis.values)) for axis in axes)}); {MOST_SETS} at most, "
-                       "so give fewer values")
+        sizes = " x ".join(str(len(axis.values)) for axis in axes)
+        raise BadInput(f"the grid has {count} sets ({sizes}); {MOST_SETS} at most, so give fewer values")
     sets, refused = [], []
     for point in itertools.product(*(axis.values for axis in axes)):
         values = {axis.name: value for axis, value in zip(axes, point)}
@@ -100,12 +101,13 @@ def _chosen(axes: Sequence[Axis], values: dict, choices: Sequence[Choice]) -> tu
 
 
 def _fitted(axis: Axis, by_name: dict[str, Choice]) -> Axis:
-    """Check that an axis exists and give its values the parameter's type; a range of whole numbers takes the nearest, each once."""
+    """Check an axis and give its values the parameter's type; a range of whole numbers takes the nearest, each once."""
     if axis.rule not in by_name:
         raise BadInput(f"--grid {axis.name}: no rule {axis.rule!r}; {nearest(axis.rule, by_name)}")
     kinds = dict(by_name[axis.rule].rule.params_fields)
     if axis.param not in kinds or axis.param == "unused_":
-        raise BadInput(f"--grid {axis.name}: rule {axis.rule} has no parameter {axis.param!r}; {nearest(axis.param, kinds)}")
+        raise BadInput(f"--grid {axis.name}: rule {axis.rule} has no parameter {axis.param!r}; "
+                       f"{nearest(axis.param, kinds)}")
     if kinds[axis.param] != "i8":
         return dataclasses.replace(axis, values=tuple(float(value) for value in axis.values))
     odd = [value for value in axis.values if value != int(value)]
@@ -114,7 +116,8 @@ def _fitted(axis: Axis, by_name: dict[str, Choice]) -> Axis:
     large = [value for value in axis.values if abs(value) > MOST_WHOLE]
     if large:
         raise BadInput(f"--grid {axis.name}={_text(large[0])}: {axis.param} is a whole number of at most {MOST_WHOLE}")
-    return dataclasses.replace(axis, values=tuple(dict.fromkeys(math.floor(Fraction(value) + Fraction(1, 2)) for value in axis.values)))
+    whole = [math.floor(Fraction(value) + Fraction(1, 2)) for value in axis.values]
+    return dataclasses.replace(axis, values=tuple(dict.fromkeys(whole)))
 
 
 def _range(text: str, values: str) -> list[Fraction]:

@@ -6,10 +6,10 @@ Every function is pure; randomness comes from the generator passed in, made by `
 import hashlib
 from dataclasses import dataclass
 from itertools import combinations
-from math import e, log, sqrt
+from math import e, sqrt
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
 
 from engine.errors import BadInput
 
@@ -24,7 +24,7 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def p_values(observed: float, null: np.ndarray) -> tuple[float, float]:
-    """Return the permutation p, one-sided (greater) and two-sided; never 0 (Phipson and Smyth). A NaN is taken to be a hit."""
+    """Return the permutation p, one-sided (greater) and two-sided; never 0 (Phipson and Smyth). A NaN is a hit."""
     # a sum in another order must not decide a tie
     slack = 1e-12 * max(1.0, abs(observed))
     greater = (1 + int(np.sum(~(null < observed - slack)))) / (1 + len(null))
@@ -60,12 +60,18 @@ def _clusters(session: np.ndarray, open_ns: np.ndarray, longest_ns: int) -> tupl
     return number.ravel(), "blocks"
 
 
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and clustered standard error over the last axis: cluster sums over cluster counts."""
+def _ratio(sums: np.ndarray, counts: np.ndarray, chained: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and clustered standard error over the last axis: cluster sums over cluster counts.
+
+    Chained: neighbours may share prices, and their covariance is added.
+    """
     size = sums.shape[-1]
     total = counts.sum(axis=-1)
     mean = sums.sum(axis=-1) / total
-    spread = ((sums - mean[..., None] * counts) ** 2).sum(axis=-1)
+    away = sums - mean[..., None] * counts
+    spread = (away**2).sum(axis=-1)
+    if chained:
+        spread = spread + 2.0 * np.maximum((away[..., 1:] * away[..., :-1]).sum(axis=-1), 0.0)
     return mean, np.sqrt(spread * size / max(size - 1, 1)) / total
 
 
@@ -80,12 +86,12 @@ def _resample(size: int, draws: int, length: float, rng: np.random.Generator) ->
     return (np.take_along_axis(starts, np.arange(size) - since, 1) + since) % size
 
 
-def mean_interval(values: np.ndarray, session: np.ndarray, open_ns: np.ndarray, close_ns: np.ndarray, rng: np.random.Generator,
-                  draws: int = 2000, level: float = 0.95) -> Interval:
+def mean_interval(values: np.ndarray, session: np.ndarray, open_ns: np.ndarray, close_ns: np.ndarray,
+                  rng: np.random.Generator, draws: int = 2000, level: float = 0.95) -> Interval:
     """Return the mean of a column of trades with bounds that respect what trades share; NaN values are left out.
 
-    Sessions are resampled when there are at least LEAST_CLUSTERS, else blocks of entry time by the stationary bootstrap (Politis and
-    Romano) with runs of n^(1/3) blocks, at least two. Fewer than three clusters: no bounds.
+    Sessions are resampled when there are at least LEAST_CLUSTERS, else blocks of entry time by the stationary bootstrap
+    (Politis and Romano) with runs of n^(1/3) blocks, at least two. Fewer than three clusters: no bounds.
     """
     kept = ~np.isnan(values)
     values, session, open_ns = values[kept], session[kept], open_ns[kept]
@@ -96,9 +102,10 @@ def mean_interval(values: np.ndarray, session: np.ndarray, open_ns: np.ndarray, 
     sums, counts = np.bincount(number, values), np.bincount(number).astype(float)
     if len(sums) < 3:
         return Interval(float(values.mean()), *nothing, len(sums), "none")
-    mean, error = (float(x) for x in _ratio(sums, counts))
-    places = _resample(len(sums), draws, max(2.0, len(sums) ** (1 / 3)) if method == "blocks" else 1.0, rng)
-    means, errors = _ratio(sums[places], counts[places])
+    chained = method == "blocks"
+    mean, error = (float(x) for x in _ratio(sums, counts, chained))
+    places = _resample(len(sums), draws, max(2.0, len(sums) ** (1 / 3)) if chained else 1.0, rng)
+    means, errors = _ratio(sums[places], counts[places], chained)
     tails = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
     low, high = (float(x) for x in np.quantile(means, tails))
     useful = errors > 0
@@ -155,7 +162,10 @@ class Deflated:
 
 
 def deflated_sharpe(sharpe: float, periods: int, skew: float, kurtosis: float, tries: int, variance: float) -> Deflated:
-    """Return the deflated Sharpe ratio (Bailey and Lopez de Prado 2014); `variance` is that of the ratios tried, kurtosis of a normal is 3."""
+    """Return the deflated Sharpe ratio (Bailey and Lopez de Prado 2014).
+
+    `variance` is that of the ratios tried; the kurtosis of a normal is 3.
+    """
     threshold = 0.0
     if tries > 1:
         gamma = 0.5772156649015329
@@ -167,7 +177,7 @@ def deflated_sharpe(sharpe: float, periods: int, skew: float, kurtosis: float, t
 
 
 def deflated_sharpe_of(per_session: np.ndarray, tried: np.ndarray) -> Deflated:
-    """Return the deflated Sharpe ratio of a series of session results, chosen from configurations whose ratios are `tried`."""
+    """Return the deflated Sharpe ratio of session results chosen from configurations whose ratios are `tried`."""
     x = np.asarray(per_session, float)
     centred = x - x.mean()
     scale = centred.std()
@@ -175,14 +185,15 @@ def deflated_sharpe_of(per_session: np.ndarray, tried: np.ndarray) -> Deflated:
         return Deflated(float("nan"), float("nan"), float("nan"))
     z = centred / scale
     variance = float(np.var(tried, ddof=1)) if len(tried) > 1 else 0.0
-    return deflated_sharpe(float(x.mean() / x.std(ddof=1)), len(x), float((z**3).mean()), float((z**4).mean()), len(tried), variance)
+    return deflated_sharpe(float(x.mean() / x.std(ddof=1)), len(x), float((z**3).mean()), float((z**4).mean()),
+                           len(tried), variance)
 
 
 def pbo(results: np.ndarray, blocks: int = 16) -> float:
-    """Return the probability of backtest overfitting by combinatorially symmetric cross-validation on sessions x configurations.
+    """Return the probability of backtest overfitting, on sessions x configurations.
 
-    The share of splits in which the configuration of best mean inside is, by mean outside, in the lower half; NaN when there are fewer
-    than 4 sessions or 2 configurations.
+    Combinatorially symmetric cross-validation: the share of splits in which the configuration of best mean inside is,
+    by mean outside, in the lower half; NaN when there are fewer than 4 sessions or 2 configurations.
     """
     blocks = min(blocks, len(results)) // 2 * 2
     configurations = results.shape[1]
@@ -195,15 +206,15 @@ def pbo(results: np.ndarray, blocks: int = 16) -> float:
         index = list(inside)
         best = int(np.argmax(sums[index].sum(axis=0) / counts[index].sum()))
         outside = (sums.sum(axis=0) - sums[index].sum(axis=0)) / (counts.sum() - counts[index].sum())
-        relative = rankdata(outside)[best] / (configurations + 1)
-        low.append(log(relative / (1 - relative)) <= 0)
+        below, ties = np.sum(outside < outside[best]), np.sum(outside == outside[best])
+        low.append((below + (ties + 1) / 2) / (configurations + 1) <= 0.5)
     return float(np.mean(low))
 
 
 def step_down(results: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> np.ndarray:
-    """Return the p-value of each configuration's mean > 0, adjusted for all of them (Romano-Wolf), on sessions x configurations.
+    """Return the p-value of each configuration's mean > 0, adjusted for all of them (Romano-Wolf).
 
-    Sessions are resampled as independent. A configuration without spread gets 1.
+    On sessions x configurations; sessions are resampled as independent. A configuration without spread gets 1.
     """
     sessions, configurations = results.shape
     mean, error = results.mean(axis=0), results.std(axis=0, ddof=1) / sqrt(sessions)
@@ -213,7 +224,8 @@ def step_down(results: np.ndarray, rng: np.random.Generator, draws: int = 2000) 
     for draw in range(draws):
         sample = results[rng.integers(sessions, size=sessions)]
         spread = sample.std(axis=0, ddof=1) / sqrt(sessions)
-        null[draw] = np.where(alive & (spread > 0), (sample.mean(axis=0) - mean) / np.where(spread > 0, spread, 1.0), -np.inf)
+        t_star = (sample.mean(axis=0) - mean) / np.where(spread > 0, spread, 1.0)
+        null[draw] = np.where(alive & (spread > 0), t_star, -np.inf)
     order = np.argsort(-t, kind="stable")
     largest = np.maximum.accumulate(null[:, order[::-1]], axis=1)[:, ::-1]      # over those not yet judged
     adjusted = np.empty(configurations)
@@ -227,19 +239,24 @@ def _arch():
     try:
         from arch.bootstrap import SPA, StepM
     except ImportError:
-        raise BadInput("SPA and StepM need the package arch, which is not installed; install it with: pip install 'tapeguard[stats]'") from None
+        raise BadInput("SPA and StepM need the package arch, which is not installed; install it with: "
+                       "pip install 'tapeguard[stats]'") from None
     return SPA, StepM
 
 
 def superior(results: np.ndarray, seed: int, draws: int = 1000, block: int | None = None) -> float:
-    """Return Hansen's SPA p-value (consistent) that no configuration beats doing nothing, on sessions x configurations of gains."""
+    """Return Hansen's SPA p-value (consistent) that no configuration beats doing nothing; never 0.
+
+    On sessions x configurations of gains.
+    """
     spa, _ = _arch()
     test = spa(np.zeros(len(results)), -results, reps=draws, block_size=block, seed=seed)
     test.compute()
-    return float(test.pvalues["consistent"])
+    return (1.0 + draws * float(test.pvalues["consistent"])) / (1.0 + draws)
 
 
-def superior_set(results: np.ndarray, seed: int, size: float = 0.05, draws: int = 1000, block: int | None = None) -> list[int]:
+def superior_set(results: np.ndarray, seed: int, size: float = 0.05, draws: int = 1000,
+                 block: int | None = None) -> list[int]:
     """Return the configurations that beat doing nothing by Romano-Wolf StepM at family-wise level `size`."""
     _, step_m = _arch()
     test = step_m(np.zeros(len(results)), -results, size=size, reps=draws, block_size=block, seed=seed)
@@ -247,7 +264,8 @@ def superior_set(results: np.ndarray, seed: int, size: float = 0.05, draws: int 
     return sorted(int(place) for place in test.superior_models)
 
 
-def walk_forward(open_ns: np.ndarray, close_ns: np.ndarray, folds: int, embargo_ns: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def walk_forward(open_ns: np.ndarray, close_ns: np.ndarray, folds: int,
+                 embargo_ns: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train, test) rows of equal stretches of entries, training only on the past.
 
     Purged: a training trade has closed `embargo_ns` (the longest look-back of any feature) before the first test entry.
@@ -286,7 +304,7 @@ class Reliability:
 
 
 def brier(forecast: np.ndarray, hit: np.ndarray, bins: int = 10) -> Reliability:
-    """Return the Brier score with Murphy's parts, over the distinct forecasts when they are few, else over bins of equal width."""
+    """Return the Brier score with Murphy's parts, by distinct forecasts when they are few, else by equal bins."""
     forecast, hit = np.asarray(forecast, float), np.asarray(hit, float)
     if not len(forecast):
         return Reliability(*[float("nan")] * 6, [])
@@ -297,8 +315,17 @@ def brier(forecast: np.ndarray, hit: np.ndarray, bins: int = 10) -> Reliability:
     mean, observed = np.bincount(place, forecast) / counts, np.bincount(place, hit) / counts
     share, base = counts / len(hit), hit.mean()
     score = float(((forecast - hit) ** 2).mean())
-    reliability, resolution = float((share * (mean - observed) ** 2).sum()), float((share * (observed - base) ** 2).sum())
+    reliability = float((share * (mean - observed) ** 2).sum())
+    resolution = float((share * (observed - base) ** 2).sum())
     uncertainty = float(base * (1 - base))
-    table = [Bin(float(m), float(o), int(c), *wilson(int(round(o * c)), int(c))) for m, o, c in zip(mean, observed, counts)]
+    table = [Bin(float(m), float(o), int(c), *wilson(int(round(o * c)), int(c)))
+             for m, o, c in zip(mean, observed, counts)]
     skill = 1 - score / uncertainty if uncertainty > 0 else float("nan")
-    return Reliability(score, reliability, resolution, uncertainty, score - reliability + resolution - uncertainty, skill, table)
+    return Reliability(score, reliability, resolution, uncertainty, score - reliability + resolution - uncertainty,
+                       skill, table)
+
+
+def brier_skill(forecast: np.ndarray, hit: np.ndarray, reference: np.ndarray) -> float:
+    """Return 1 - brier / brier of a reference forecast, such as the chance by state alone (`riskset.q_hat`)."""
+    against = float(((np.asarray(reference, float) - hit) ** 2).mean())
+    return 1.0 - float(((np.asarray(forecast, float) - hit) ** 2).mean()) / against if against > 0 else float("nan")

@@ -1,4 +1,4 @@
-"""The trial ledger: one line of JSON for every configuration ever tried, so that a good one can be judged by how many there were."""
+"""The trial ledger: a line of JSON for every configuration tried, so that the best is judged by how many there were."""
 
 import hashlib
 import json
@@ -14,7 +14,8 @@ from engine.errors import BadInput, SourceFailed
 from engine.rules import Choice, params_dict
 from engine.run import Settings
 
-REQUIRED = {"id": str, "configuration": str, "time_ns": int, "what": str, "rules": dict, "trades": str, "sessions": list,
+REQUIRED = {"id": str, "configuration": str, "time_ns": int, "what": str, "rules": dict, "trades": str,
+            "sessions": list,
             "session_delta_r": list}
 LOCK_TRIES = 6
 
@@ -35,7 +36,7 @@ class Trial:
 
     @property
     def configuration(self) -> str:
-        """The hash of everything that was chosen: equal for the same choice on other sessions, and under another preset's name."""
+        """The hash of everything that was chosen: the same on other sessions, and under another preset's name."""
         rules = {name: {key: entry[key] for key in entry if key != "preset"} for name, entry in self.rules.items()}
         return _hash([rules, self.settings, self.trades])
 
@@ -71,7 +72,7 @@ def settings_dict(settings: Settings) -> dict:
 
 
 def append(path: Path, trials: Sequence[Trial]) -> str | None:
-    """Add one line for each trial, all in one write that reached the disk; return a note when a torn last line was mended."""
+    """Add one line for each trial in one write that reaches the disk; return a note when a torn end was mended."""
     now_ns = clock.now_ns()
     text = "".join(_line(trial, now_ns) for trial in trials)
     try:
@@ -109,7 +110,7 @@ def read(path: Path) -> Ledger:
 
 
 def count_tried(path: Path, trades: str | None = None, rules: set[str] | None = None) -> int:
-    """Count the different configurations tried for one question: the same trades, and if given only with those rules acting.
+    """Count the different configurations tried on the same trades, and if given with no other rules acting.
 
     The same configuration on other sessions, or tried again, counts once.
     """
@@ -118,7 +119,8 @@ def count_tried(path: Path, trades: str | None = None, rules: set[str] | None = 
 
 
 def _hash(parts: list) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()[:20]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def _line(trial: Trial, now_ns: int) -> str:
@@ -131,20 +133,18 @@ def _parse(path: Path, number: int, text: bytes) -> dict:
     try:
         line = json.loads(text)
     except ValueError:
-        raise BadInput(f"{path}, line {number}: {_shown(text)} is not a JSON object; restore or remove that line") from None
+        line = None
     if not isinstance(line, dict):
-        raise BadInput(f"{path}, line {number}: {_shown(text)} is not a JSON object; restore or remove that line")
+        shown = repr(text[:40].decode("utf-8", "replace"))
+        raise BadInput(f"{path}, line {number}: {shown} is not a JSON object; restore or remove that line")
     for key, kind in REQUIRED.items():
         if not isinstance(line.get(key), kind):
-            raise BadInput(f"{path}, line {number}: {key} is {line.get(key)!r}, not {_KINDS[kind]}; restore or remove that line")
+            raise BadInput(f"{path}, line {number}: {key} is {line.get(key)!r}, not {_KINDS[kind]}; "
+                           "restore or remove that line")
     return line
 
 
 _KINDS = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
-
-
-def _shown(text: bytes) -> str:
-    return repr(text[:40].decode("utf-8", "replace"))
 
 
 def _mend(path: Path) -> str | None:

@@ -28,7 +28,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Manner:
-    """How an exit is made: the action, the share of the position, the distance of the new stop from the exit price (R)."""
+    """How an exit is made: the action, the share closed, the distance of a new stop from the exit price (R)."""
 
     action: np.ndarray
     share: np.ndarray
@@ -37,7 +37,7 @@ class Manner:
 
 @dataclass(frozen=True)
 class Effect:
-    """What acting changed (R, 0 where nothing was filled), whether anything was, and the open result at the fill (R)."""
+    """What acting changed (R, 0 where nothing was filled), whether anything was, and the open result then (R)."""
 
     delta_r: np.ndarray
     fired: np.ndarray
@@ -45,7 +45,9 @@ class Effect:
 
 
 def build_board(trades: Trades, paths, slippage_ticks: int = 0) -> Board:
-    """Lay the quotes of paths[session][symbol] end to end."""
+    """Lay the quotes of paths[session][symbol] end to end; a Board built before is returned as it is."""
+    if isinstance(paths, Board):
+        return paths
     n = len(trades)
     shift, first, end = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     parts, base_ns, count = [], 0, 0
@@ -66,7 +68,8 @@ def build_board(trades: Trades, paths, slippage_ticks: int = 0) -> Board:
 def manners(trades: Trades, policy: Policy, rows: np.ndarray) -> Manner:
     """Return how a policy acted on the trades it fired on; a partial close of the whole position counts as a close."""
     share = np.where(policy.action[rows] == PARTIAL, np.nan_to_num(policy.share[rows], nan=1.0), 1.0)
-    distance = np.where(policy.action[rows] == TIGHTEN, policy.stop_distance_ticks[rows] / trades.risk_ticks[rows], np.nan)
+    moved = policy.action[rows] == TIGHTEN
+    distance = np.where(moved, policy.stop_distance_ticks[rows] / trades.risk_ticks[rows], np.nan)
     return Manner(policy.action[rows], share, distance)
 
 
@@ -76,7 +79,10 @@ def pick(manner: Manner, index: np.ndarray) -> Manner:
 
 
 def quotes_from(board: Board, rows: np.ndarray, at_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return place, exit price (ticks) and whether it comes before the baseline's exit, of the first quote at or after each UTC time."""
+    """Return place and exit price (ticks) of the first quote at or after each UTC time.
+
+    Third: whether it comes before the baseline's exit.
+    """
     trades, path = board.trades, board.path
     n = np.maximum(np.searchsorted(path.recv_ns, at_ns + board.shift_ns[rows]), board.first[rows])
     inside = n < board.end[rows]
@@ -92,7 +98,10 @@ def gains_r(board: Board, rows: np.ndarray, price_ticks: np.ndarray) -> np.ndarr
 
 
 def act(board: Board, rows: np.ndarray, due_ns: np.ndarray, manner: Manner) -> Effect:
-    """Fill an action on each trade at the first quote at or after its due time; the baseline's exit at that quote or before goes first."""
+    """Fill an action on each trade at the first quote at or after its due time, unless the baseline's exit goes first.
+
+    An exit of the baseline at that very quote goes first.
+    """
     trades = board.trades
     place, price, fired = quotes_from(board, rows, due_ns)
     gain = gains_r(board, rows, price)
@@ -105,7 +114,8 @@ def act(board: Board, rows: np.ndarray, due_ns: np.ndarray, manner: Manner) -> E
     return Effect(np.where(fired, delta, 0.0), fired, gain)
 
 
-def _tighten(board: Board, rows: np.ndarray, place: np.ndarray, price: np.ndarray, distance_r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tighten(board: Board, rows: np.ndarray, place: np.ndarray, price: np.ndarray,
+             distance_r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Move stops at a quote; return what that changed and whether the new stop was nearer than the old one."""
     trades = board.trades
     ticks = np.maximum(1, np.rint(distance_r * trades.risk_ticks[rows])).astype(np.int64)
@@ -114,10 +124,12 @@ def _tighten(board: Board, rows: np.ndarray, place: np.ndarray, price: np.ndarra
     return stop_effect(board, rows, board.path.recv_ns[place], np.where(nearer, stops, MISSING))[0], nearer
 
 
-def stop_effect(board: Board, rows: np.ndarray, start_clock_ns: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stop_effect(board: Board, rows: np.ndarray, start_clock_ns: np.ndarray,
+                stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return what another stop from a moment on changes (R), and which were met before the baseline's exit.
 
-    Up to the baseline's exit both arms are the same trade but for that stop, so its take profit and time limit need no second simulation.
+    Up to the baseline's exit both arms are the same trade but for that stop, so its take profit and time limit need no
+    second simulation.
     """
     trades = board.trades
     closes = trades.close_ns[rows] + board.shift_ns[rows]

@@ -1,4 +1,4 @@
-"""What a rule is held against: random exits with its own timing, a plain tighter stop, and its own flow at the wrong time.
+"""What a rule is held against: random exits with its own timing, a tighter stop, its own flow at the wrong time.
 
 Section numbers are those of the methodology: 7.3 (null models). Matched moments of other trades are in `riskset`.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.kernel.records import MISSING, PARTIAL, TIGHTEN
 from engine.measure.inference import p_values
-from engine.measure.moments import Effect, act, build_board, manners, net_class, pick, stop_effect
+from engine.measure.moments import Board, Effect, act, build_board, manners, net_class, pick, stop_effect
 from engine.measure.outcomes import Policy, Trades, delta_r, epsilon_r
 from engine.measure.paths import extremes
 
@@ -39,7 +39,10 @@ class Hazard:
 
 @dataclass(frozen=True)
 class Placebo:
-    """A rule against random exits with its own hazard. Claims about counts need `riskset`: age alone does not make them comparable."""
+    """A rule against random exits with its own hazard.
+
+    Claims about counts need `riskset`: matching age alone does not make them comparable.
+    """
 
     observed_r: float          # mean change of the rule over all trades
     means_r: np.ndarray        # the same of each draw
@@ -53,10 +56,11 @@ class Placebo:
 
 
 def fit_hazard(trades: Trades, policy: Policy) -> Hazard:
-    """Return the rule's first-decision hazard by trade age, from all trades while open under the baseline and not yet decided on.
+    """Return the rule's first-decision hazard by trade age, from all trades while open and not yet decided on.
 
-    Buckets hold equal numbers of fires; the hazard of a bucket is the product-limit sum of its fires (fires / at risk, exact under
-    censoring), spread evenly. Half a trade is kept at risk, so that a rule that always fires has a finite hazard.
+    Buckets hold equal numbers of fires; the hazard of a bucket is the product-limit sum of its fires (fires / at risk,
+    exact under censoring), spread evenly. Half a trade is kept at risk, so that a rule that always fires has a finite
+    hazard.
     """
     ages = np.where(policy.acted, policy.decided_ns, trades.close_ns) - trades.open_ns
     order = np.lexsort((~policy.acted, ages))
@@ -74,8 +78,9 @@ def fit_hazard(trades: Trades, policy: Policy) -> Hazard:
     return Hazard(edges.astype(float), cumulative)
 
 
-def _random_exits(trades: Trades, policy: Policy, board, latency_ns: int, rng: np.random.Generator) -> tuple[np.ndarray, Effect]:
-    """Return each trade's chance of a random decision while open, and _POOL exits of each trade decided then, in rows."""
+def _random_exits(trades: Trades, policy: Policy, board: Board, latency_ns: int,
+                  rng: np.random.Generator) -> tuple[np.ndarray, Effect]:
+    """Return each trade's chance of a random decision while open, and _POOL exits of each trade decided then."""
     hazard = fit_hazard(trades, policy)
     chance = hazard.chance(trades.close_ns - trades.open_ns)
     rows = np.repeat(np.arange(len(trades)), _POOL)
@@ -88,11 +93,12 @@ def _random_exits(trades: Trades, policy: Policy, board, latency_ns: int, rng: n
     return chance, act(board, rows, trades.open_ns[rows] + ages + latency_ns, manner)
 
 
-def age_hazard_placebo(trades: Trades, policy: Policy, paths, latency_ns: int, rng: np.random.Generator, draws: int = 999,
-                       slippage_ticks: int = 0) -> Placebo:
+def age_hazard_placebo(trades: Trades, policy: Policy, paths, latency_ns: int, rng: np.random.Generator,
+                       draws: int = 999, slippage_ticks: int = 0) -> Placebo:
     """Hold a rule's mean change in R against random exits drawn from its own hazard by trade age (7.3, 1).
 
-    A random exit acts as the rule's fires of about that age did (close, part, nearer stop) and only once. paths[session][symbol].
+    A random exit acts as the rule's fires of about that age did (close, part, nearer stop) and only once.
+    paths[session][symbol], or the Board built from them.
     """
     observed, n = delta_r(trades, policy), len(trades)
     if not policy.fired.any():
@@ -117,7 +123,10 @@ def age_hazard_placebo(trades: Trades, policy: Policy, paths, latency_ns: int, r
 
 @dataclass(frozen=True)
 class Twin:
-    """A plain tighter stop that ends as many trades early as the rule does; delta_r is what is to be taken from the rule's, trade by trade."""
+    """A plain tighter stop that ends as many trades early as the rule does.
+
+    The rule's change less delta_r, trade by trade, is what order flow added.
+    """
 
     stop_r: float              # distance of the stop from entry, R
     applied: float             # share of trades it is thought to be set on: 1 where one stop gives the rule's rate
@@ -129,10 +138,10 @@ class Twin:
 def price_only_twin(trades: Trades, policy: Policy, paths, latency_ns: int, slippage_ticks: int = 0) -> Twin:
     """Return what a stop nearer to entry, tuned to the rule's rate of exits, would have changed (7.3, 3).
 
-    The stop is in force from the first quote at or after entry + latency and fills at the quote that meets it; where price is already
-    beyond it then, the trade ends at once. No stop ends fewer trades than the baseline's own: a rule that fires less is held against
-    the stop at its mean open result at the fill, set on as many trades as give its rate. A rule's moved stop counts as an exit only
-    where it ended the trade before the baseline did.
+    The stop is in force from the first quote at or after entry + latency and fills at the quote that meets it; where
+    price is already beyond it then, the trade ends at once. No stop ends fewer trades than the baseline's own: a rule
+    that fires less is held against the stop at its mean open result at the fill, set on as many trades as give its
+    rate. A rule's moved stop counts as an exit only where it ended the trade before the baseline did.
     """
     board = build_board(trades, paths, slippage_ticks)
     start = trades.open_ns + latency_ns + board.shift_ns
@@ -152,8 +161,9 @@ def price_only_twin(trades: Trades, policy: Policy, paths, latency_ns: int, slip
     return Twin(stop_r, applied, met, applied * share * change, np.where(met, trades.y + change, np.nan))
 
 
-def time_shift_possible(length_s: float, least_s: float = 3600.0, count: int = 20, spacing_s: float = 60.0) -> tuple[bool, np.ndarray]:
-    """Return whether a session is long enough to shift its flow in a circle by `least_s` both ways, and the shifts to use (s) (7.3, 4)."""
+def time_shift_possible(length_s: float, least_s: float = 3600.0, count: int = 20,
+                        spacing_s: float = 60.0) -> tuple[bool, np.ndarray]:
+    """Return whether flow can be shifted in a circle by `least_s` both ways, and the shifts to use, s (7.3, 4)."""
     room_s = length_s - 2.0 * least_s
     if not room_s >= 0.0:
         return False, np.zeros(0)

@@ -21,7 +21,8 @@ _TIER = 10.0                   # beyond any distance inside the caliper
 class Matched:
     """A rule's exits against exits of other trades in the same state. Excess is rule minus controls.
 
-    The p-values permute within sets and take sets as independent; resample sessions over `excess_r` and `excess_net` for intervals.
+    The p-values permute within sets and take sets as independent; resample sessions over `excess_r` and `excess_net`
+    for intervals.
     """
 
     fires: int
@@ -41,7 +42,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Odds:
-    """Of the fired trades, how many the baseline would have lost, against the chance of that in the state they were left in."""
+    """How many of the fired trades the baseline would have lost, against the chance of that in their state."""
 
     fires: int
     unmatched: int
@@ -49,7 +50,7 @@ class Odds:
     expected: float
     z: float
     p_greater: float
-    chance: np.ndarray         # of each trade: estimated chance to lose from its fill on; NaN where not fired or not matched
+    chance: np.ndarray         # of each trade: estimated chance to lose from its fill on; NaN: not fired, not matched
     influence: np.ndarray      # of each trade: its part of lost - expected, as fire and as voter; sums to it
     driftless_z: float         # with (take - x) / (take - stop) instead: reference only, wrong under drift
     driftless_p_greater: float
@@ -61,10 +62,11 @@ def _take_r(trades: Trades) -> np.ndarray:
     return np.where(trades.take_ticks == MISSING, np.nan, distance)
 
 
-def _states(board: Board, fires: np.ndarray, ages_ns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield some fires at a time: which other trades are alike and open at the same age, and their open result then (fires x trades).
+def _states(board: Board, fires: np.ndarray,
+            ages_ns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield some fires at a time: which other trades are alike and open at the same age, and their open result then.
 
-    Alike: same symbol and side, take profit within 0.25R.
+    The last two are fires x trades. Alike: same symbol and side, take profit within 0.25R.
     """
     trades, n = board.trades, len(board.trades)
     take = _take_r(trades)
@@ -83,10 +85,11 @@ def _states(board: Board, fires: np.ndarray, ages_ns: np.ndarray) -> Iterator[tu
 
 def _controls(board: Board, policy: Policy, fires: np.ndarray, latency_ns: int, caliper_r: float, least: int,
               most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the trades chosen as controls of each fire (fires x most, -1 where none), and their open results at the moment.
+    """Return the trades chosen as controls of each fire (fires x most, -1 where none), and their open results then.
 
-    A control has not been decided on by the age at which the fire was, is open at the fire's age at fill, and within the caliper of its
-    open result. Nearest first, in three tiers: same session, another session, and last the same session within a minute of the fire.
+    A control has not been decided on by the age at which the fire was, is open at the fire's age at fill, and within
+    the caliper of its open result. Nearest first, in three tiers: same session, another session, and last the same
+    session within a minute of the fire.
     """
     trades = board.trades
     decided = policy.decided_ns - trades.open_ns
@@ -110,18 +113,23 @@ def _controls(board: Board, policy: Policy, fires: np.ndarray, latency_ns: int, 
     return chosen, states
 
 
-def _permute(values: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, draws: int) -> tuple[float, float, np.ndarray]:
-    """Return p-values (greater, two-sided) of the sum of column 0 under permuted labels, and each row's excess over its controls."""
+def _permute(values: np.ndarray, sizes: np.ndarray, rng: np.random.Generator,
+             draws: int) -> tuple[float, float, np.ndarray]:
+    """Return p (greater, two-sided) of the sum of column 0 under permuted labels, and the excess of each row."""
     excess = values[:, 0] - (np.nansum(values, axis=1) - values[:, 0]) / (sizes - 1)
     rows = np.arange(len(values))
     means = np.nansum(values, axis=1) / sizes
-    null = np.array([(values[rows, (rng.random(len(values)) * sizes).astype(np.int64)] - means).sum() for _ in range(draws)])
+    null = np.empty(draws)
+    for draw in range(draws):
+        null[draw] = (values[rows, (rng.random(len(values)) * sizes).astype(np.int64)] - means).sum()
     return *p_values((values[:, 0] - means).sum(), null), excess
 
 
 def _level(values: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Return values less a quadratic in the open result fitted to the controls (columns 1..), so that a leftover difference in state does
-    not pass for an effect; every set weighs the same."""
+    """Return values less a quadratic in the open result fitted to the controls (columns 1..); sets weigh the same.
+
+    So a leftover difference in state does not pass for an effect.
+    """
     controls = np.isfinite(states[:, 1:])
     weight = np.broadcast_to(1.0 / controls.sum(axis=1, keepdims=True), controls.shape)[controls]
     x, y = states[:, 1:][controls], values[:, 1:][controls]
@@ -135,10 +143,11 @@ def _level(values: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 def risk_set_match(trades: Trades, policy: Policy, paths, latency_ns: int, rng: np.random.Generator, draws: int = 999,
                    slippage_ticks: int = 0, caliper_r: float = 0.15, least: int = 5, most: int = 20) -> Matched:
-    """Hold each exit against the same action on `least` to `most` other trades of the same age and open result (Li, Propert, Rosenbaum).
+    """Hold each exit against the same action on other trades of the same age and open result (7.3, 2).
 
-    Volatility and hour are matched only as far as the same session does. A control may meet the rule's signal later, which makes the
-    test conservative. paths[session][symbol].
+    After Li, Propert and Rosenbaum, with `least` to `most` controls. Volatility and hour are matched only as far as the
+    same session does. A control may meet the rule's signal later, which makes the test conservative.
+    paths[session][symbol], or the Board built from them.
     """
     n = len(trades)
     fires = np.flatnonzero(policy.fired)
@@ -157,12 +166,14 @@ def risk_set_match(trades: Trades, policy: Policy, paths, latency_ns: int, rng: 
     sizes = 1 + (chosen >= 0).sum(axis=1)
     r_greater, r_two, excess_r[mine] = _permute(_level(change, states), sizes, rng, draws)
     net_greater, net_two, excess_net[mine] = _permute(_level(net, states), sizes, rng, draws)
-    return Matched(len(fires), int((~matched).sum()), float((sizes - 1).mean()), float(excess_r[mine].mean()), float(excess_r[mine].sum() / n),
-                   r_greater, r_two, float(excess_net[mine].mean()), float(excess_net[mine].sum() / n), net_greater, net_two,
+    return Matched(len(fires), int((~matched).sum()), float((sizes - 1).mean()),
+                   float(excess_r[mine].mean()), float(excess_r[mine].sum() / n), r_greater, r_two,
+                   float(excess_net[mine].mean()), float(excess_net[mine].sum() / n), net_greater, net_two,
                    excess_r, excess_net)
 
 
-def _control_effects(board: Board, policy: Policy, fires: np.ndarray, chosen: np.ndarray, latency_ns: int) -> np.ndarray:
+def _control_effects(board: Board, policy: Policy, fires: np.ndarray, chosen: np.ndarray,
+                     latency_ns: int) -> np.ndarray:
     """Return what each fire's action changes on its controls at the same age, NaN where there is no control."""
     trades = board.trades
     row, column = np.nonzero(chosen >= 0)
@@ -197,11 +208,13 @@ def _weights(gain: np.ndarray, able: np.ndarray, x: np.ndarray, width_r: float) 
     return np.where((spread > 1e-3 * (s0 * width_r) ** 2)[:, None], line, flat)
 
 
-def q_hat(trades: Trades, policy: Policy, paths, latency_ns: int, folds: int = 5, width_r: float = 0.25, least: int = 10) -> Odds:
-    """Test whether fired trades would have lost more often than others of the same age and open result do under the baseline.
+def q_hat(trades: Trades, policy: Policy, paths, latency_ns: int, folds: int = 5, width_r: float = 0.25,
+          least: int = 10) -> Odds:
+    """Test whether fired trades would have lost more often than others of the same age and open result.
 
-    The chance at a fill is a local-linear fit over the baseline results of alike trades of other folds, open at the same age and not
-    overlapping the fired trade in time; each has one vote. z takes its variance over trades, so a vote cast often counts as one.
+    The chance at a fill is a local-linear fit over the baseline results of alike trades of other folds, open at the
+    same age and not overlapping the fired trade in time; each has one vote. z takes its variance over trades, so a
+    vote cast often counts as one.
     """
     n, lose = len(trades), trades.y < 0
     fires = np.flatnonzero(policy.fired)
@@ -211,7 +224,8 @@ def q_hat(trades: Trades, policy: Policy, paths, latency_ns: int, folds: int = 5
     decided = policy.decided_ns - trades.open_ns
     for some, able, gain in _states(board, fires, decided[fires] + latency_ns):
         i = some[:, None]
-        able = able & (fold != fold[i]) & ((trades.open_ns >= trades.close_ns[i]) | (trades.close_ns <= trades.open_ns[i]))
+        apart = (trades.open_ns >= trades.close_ns[i]) | (trades.close_ns <= trades.open_ns[i])
+        able = able & (fold != fold[i]) & apart
         x = policy.fill_gain_r[some]
         votes = (able & (np.abs(np.where(able, gain, np.inf) - x[:, None]) < width_r)).sum(axis=1)
         kept = votes >= least
@@ -226,8 +240,8 @@ def q_hat(trades: Trades, policy: Policy, paths, latency_ns: int, folds: int = 5
     spread = float(np.sqrt((influence**2).sum()))
     z = (lost - expected) / spread if spread > 0 else 0.0
     driftless = _driftless_z(trades, policy)
-    return Odds(len(fires), len(fires) - len(mine), lost, expected, z, float(norm.sf(z)), np.clip(chance, 0.0, 1.0), influence, driftless,
-                float(norm.sf(driftless)))
+    return Odds(len(fires), len(fires) - len(mine), lost, expected, z, float(norm.sf(z)), np.clip(chance, 0.0, 1.0),
+                influence, driftless, float(norm.sf(driftless)))
 
 
 def _driftless_z(trades: Trades, policy: Policy) -> float:

@@ -1,4 +1,4 @@
-"""What is left of the best of many: sums over blocks of trades that share no price path, and tests that know how many were tried."""
+"""What is left of the best of many: sums over blocks of trades, and tests that know how many were tried."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -29,7 +29,8 @@ class Family:
 def trade_blocks(trades: Trades) -> np.ndarray:
     """Return the block of each trade, numbered in time: its session, or with few sessions a stretch of one.
 
-    Trades open at the same time share a price path, so a stretch is several holding times long; those across its edge still share one.
+    Trades open at the same time share a price path, so a stretch is several holding times long; those across its edge
+    still share one.
     """
     sessions, number = np.unique(trades.session, return_inverse=True)
     if len(sessions) >= LEAST_CLUSTERS or not len(trades):
@@ -53,8 +54,8 @@ def block_sums(values: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, np.n
 def sign_flips(sums: np.ndarray, seed: int = 1) -> Family:
     """Test every column against a mean of 0 by turning the signs of whole blocks, together for all columns.
 
-    Step-down over the largest |t| (Romano and Wolf 2005): the dependence between the columns is kept, so nearly equal sets cost nearly
-    nothing. With few blocks every pattern of signs is tried; p is never 0.
+    Step-down over the largest |t| (Romano and Wolf 2005): the dependence between the columns is kept, so nearly equal
+    sets cost nearly nothing. With few blocks every pattern of signs is tried; p is never 0.
     """
     blocks, columns = sums.shape
     norm = np.sqrt((sums**2).sum(axis=0))

@@ -74,36 +74,11 @@ class Assembly:
 
     def write(self, writer: SessionWriter, instruments: dict[str, Instrument]) -> None:
         """Write every table in order of seq."""
-        symbols = sorted(instruments)
         positions = self._positions()
         for name in TABLES:
-            parts = [(g, p) for g, p in zip(self.groups, positions, strict=True) if g.table == name]
-            if parts:
-                self._write_table(writer, name, parts, symbols, instruments)
-        self._write_feed(writer, symbols)
-
-    def _write_table(self, writer: SessionWriter, name: str, parts: list, symbols: list[str],
-                     instruments: dict[str, Instrument]) -> None:
-        columns: dict[str, list] = {field: [] for field in TABLES[name].names}
-        for group, position in parts:
-            for field, values in self._columns(group, position, symbols, instruments[group.symbol]).items():
-                columns[field].append(values)
-            group.columns.clear()
-        merged = {field: np.concatenate(values) for field, values in columns.items()}
-        index = np.argsort(merged["seq"], kind="stable")
-        for at in range(0, len(index), CHUNK_ROWS):
-            rows = index[at:at + CHUNK_ROWS]
-            arrays = [_array(field, merged[field][rows], symbols) for field in columns]
-            writer.write(name, pa.Table.from_arrays(arrays, names=list(columns)))
-
-    def _columns(self, group: Group, position: np.ndarray, symbols: list[str],
-                 instrument: Instrument) -> dict[str, np.ndarray]:
-        columns = {"seq": position + 1, "recv_ns": self.recv_ns[position], "event_ns": group.event_ns,
-                   "symbol": np.full(len(group), symbols.index(group.symbol), np.int16)}
-        for name in list(group.columns):
-            stepped = name.endswith(("_ticks", "_lots"))
-            columns[name] = group.steps(name, instrument) if stepped else group.columns[name]
-        return columns if group.counts is None else _depth_rows(columns, group.counts)
+            parts = [(g, p + 1, self.recv_ns[p]) for g, p in zip(self.groups, positions, strict=True) if g.table == name]
+            write_groups(writer, name, parts, instruments)
+        self._write_feed(writer, sorted(instruments))
 
     def _write_feed(self, writer: SessionWriter, symbols: list[str]) -> None:
         gaps = self.gaps()
@@ -144,6 +119,34 @@ class Assembly:
                               "symbol": group.symbol, "after": int(after), "before": int(before),
                               "missing": int(before - after) - 1 if dense else None, "detail": detail})
         return sorted(found, key=lambda gap: gap["seq"])
+
+
+def write_groups(writer: SessionWriter, name: str, parts: list[tuple[Group, np.ndarray, np.ndarray]],
+                 instruments: dict[str, Instrument]) -> None:
+    """Write groups of one table, each with the seq and recv_ns of its messages, in order of seq; they are emptied."""
+    symbols = sorted(instruments)
+    columns: dict[str, list] = {field: [] for field in TABLES[name].names}
+    for group, seq, recv_ns in parts:
+        number = np.full(len(group), symbols.index(group.symbol), np.int16)
+        own = {"seq": seq, "recv_ns": recv_ns, "event_ns": group.event_ns, "symbol": number}
+        for field, values in _columns(group, own, instruments[group.symbol]).items():
+            columns[field].append(values)
+        group.columns.clear()
+    merged = {field: np.concatenate(values) for field, values in columns.items() if values}
+    index = np.argsort(merged["seq"], kind="stable") if merged else ()
+    for at in range(0, len(index), CHUNK_ROWS):
+        rows = index[at:at + CHUNK_ROWS]
+        arrays = [_array(field, merged[field][rows], symbols) for field in columns]
+        writer.write(name, pa.Table.from_arrays(arrays, names=list(columns)))
+
+
+def _columns(group: Group, own: dict[str, np.ndarray], instrument: Instrument) -> dict[str, np.ndarray]:
+    """Return every column of a group, prices and quantities in steps; `own` holds those that are not the group's."""
+    columns = dict(own)
+    for name in list(group.columns):
+        stepped = name.endswith(("_ticks", "_lots"))
+        columns[name] = group.steps(name, instrument) if stepped else group.columns[name]
+    return columns if group.counts is None else _depth_rows(columns, group.counts)
 
 
 def _depth_rows(columns: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:

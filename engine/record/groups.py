@@ -23,10 +23,17 @@ class Gaps:
     detail: list[str]
 
 
-class Group:
-    """One table of one symbol; prices and quantities at the decimals all its values need."""
+class NotWhole(BadInput):
+    """A value is no whole number of the steps given for its symbol."""
 
-    def __init__(self, intake: Intake, table: str, symbol: str, blocks: list[Block]):
+
+class Group:
+    """One table of one symbol; prices and quantities at the decimals all its values need.
+
+    With `keep_doubles` messages that repeat an earlier one stay: what a journal holds is what was acted on.
+    """
+
+    def __init__(self, intake: Intake, table: str, symbol: str, blocks: list[Block], keep_doubles: bool = False):
         self.intake, self.table, self.symbol = intake, table, symbol
         self.decimals = {"_ticks": max(b.price_decimals for b in blocks), "_lots": max(b.qty_decimals for b in blocks)}
         self.recv_ns = np.concatenate([b.recv_ns for b in blocks])
@@ -39,7 +46,8 @@ class Group:
         in_order = (np.diff(self.recv_ns) > 0) | ((np.diff(self.recv_ns) == 0) & (np.diff(self.order) >= 0))
         if not in_order.all():
             self.select(np.lexsort((self.order, self.recv_ns)))
-        self._drop_doubles()
+        if not keep_doubles:
+            self._drop_doubles()
 
     def __len__(self) -> int:
         return len(self.place)
@@ -104,32 +112,35 @@ class Group:
     def _where(self, message: int) -> str:
         return self.intake.where(int(self.place[message]))
 
-    def gaps(self) -> list[Gaps]:
-        """Return the holes in the trade ids or in the chain of diffs."""
+    def gaps(self, seen: dict[str, int] | None = None) -> list[Gaps]:
+        """Return the holes in the trade ids or in the chain of diffs.
+
+        `seen` is the highest id of each series in the groups before this one, and is brought up to date.
+        """
+        seen = {} if seen is None else seen
         if self.table == "trades":
             aggregated = self.columns["bits"] & AGGREGATED > 0
-            return [self._trade_gaps(mask, name) for mask, name in ((~aggregated, "trade"), (aggregated, "aggTrade"))]
+            return [self._trade_gaps(mask, name, seen) for mask, name in ((~aggregated, "trade"), (aggregated, "aggTrade"))]
         if self.table == "depth":
-            return [self._depth_gaps()]
+            return [self._depth_gaps(seen)]
         return []
 
-    def _trade_gaps(self, mask: np.ndarray, name: str) -> Gaps:
+    def _trade_gaps(self, mask: np.ndarray, name: str, before: dict[str, int]) -> Gaps:
         index = np.flatnonzero(mask & (self.columns["trade_id"] != MISSING))
         ids = self.columns["trade_id"][index]
-        seen = np.maximum.accumulate(ids)[:-1]
-        holes = np.flatnonzero(ids[1:] > seen + 1)
-        detail = [f"{name} ids {a + 1} to {b - 1} missing" for a, b in zip(seen[holes], ids[holes + 1], strict=True)]
-        return Gaps(index[holes + 1], seen[holes], ids[holes + 1], detail)
+        seen = _highest_before(ids, name, before)
+        holes = np.flatnonzero(ids > seen + 1)
+        detail = [f"{name} ids {a + 1} to {b - 1} missing" for a, b in zip(seen[holes], ids[holes], strict=True)]
+        return Gaps(index[holes], seen[holes], ids[holes], detail)
 
-    def _depth_gaps(self) -> Gaps:
+    def _depth_gaps(self, before: dict[str, int]) -> Gaps:
         c = self.columns
         index = np.flatnonzero((c["bits"] == 0) & (c["prev_id"] != MISSING))
         last, prev = c["last_id"][index], c["prev_id"][index]
-        seen = np.maximum.accumulate(last)[:-1]
-        holes = np.flatnonzero((last[1:] > seen) & (prev[1:] != seen))
-        detail = [f"diff continues {b}, the one before ended at {a}"
-                  for a, b in zip(seen[holes], prev[holes + 1], strict=True)]
-        return Gaps(index[holes + 1], seen[holes], c["first_id"][index][holes + 1], detail)
+        seen = _highest_before(last, "diff", before)
+        holes = np.flatnonzero((last > seen) & (prev != seen))
+        detail = [f"diff continues {b}, the one before ended at {a}" for a, b in zip(seen[holes], prev[holes], strict=True)]
+        return Gaps(index[holes], seen[holes], c["first_id"][index][holes], detail)
 
     def steps(self, name: str, instrument: Instrument) -> np.ndarray:
         """Return a price or quantity column in ticks or lots; raise BadInput naming a value that is not whole."""
@@ -139,6 +150,18 @@ class Group:
         if wrong is not None:
             row, text = wrong
             message = row if self.counts is None else int(np.searchsorted(np.cumsum(self.counts), row, "right"))
-            raise BadInput(f"{self._where(message)}: {text} of {self.symbol} is not a whole number of {unit[1:]} of "
+            raise NotWhole(f"{self._where(message)}: {text} of {self.symbol} is not a whole number of {unit[1:]} of "
                            f"{size}; give a {unit[1:-1]} size that divides every value, or none")
         return values
+
+
+def _highest_before(ids: np.ndarray, name: str, before: dict[str, int]) -> np.ndarray:
+    """Return the highest id ahead of each; the very first has its own, so that it is no hole.
+
+    `before` gives the highest id of earlier groups, and is brought up to date.
+    """
+    if not len(ids):
+        return ids
+    highest = np.maximum.accumulate(np.concatenate([[before.get(name, ids[0])], ids]))
+    before[name] = int(highest[-1])
+    return highest[:-1]

@@ -53,7 +53,7 @@ def import_files(paths: Sequence[Path | str], data: Path | str, *, name: str | N
     if not intake.blocks:
         raise BadInput(f"{', '.join(str(p) for p in paths)}: no line holds a message that can be imported")
     assembly = Assembly(intake, timer_ms)
-    instruments, notes = _instruments(intake, ticks or {}, lots or {})
+    instruments, notes = instruments_of(intake, ticks or {}, lots or {})
     session = name or _session_name(instruments, assembly.first_recv_ns)
     path, rows = _write(sessions, session, intake, assembly, instruments, notes)
     messages = {key: count for key, count in intake.counts.items() if key != "other"}
@@ -111,7 +111,8 @@ def _check_sum(file: RecordedFile, sha256: str) -> None:
             raise BadInput(f"{file.path} has SHA-256 {sha256}, but {beside.name} lists {found}; fetch the file again")
 
 
-def _instruments(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) -> tuple[list[Instrument], list[str]]:
+def instruments_of(intake: Intake, ticks: dict[str, str], lots: dict[str, str]) -> tuple[list[Instrument], list[str]]:
+    """Return the instrument of every symbol, its steps as given or inferred from its values, and notes on them."""
     for given in (ticks, lots):
         for symbol in given.keys() - intake.venues.keys():
             raise BadInput(f"a step size is given for {symbol}, but the files hold {', '.join(sorted(intake.venues))}")

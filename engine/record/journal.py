@@ -1,4 +1,4 @@
-"""The journal of a recording: append-only segments of checksummed frames; a kill at any byte loses nothing acknowledged."""
+"""The journal of a recording: append-only, checksummed; a kill at any byte loses no frame it acknowledged."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from zlib import crc32
@@ -76,24 +76,26 @@ def sync_folder(folder: Path) -> None:
 
 
 class JournalWriter:
-    """Appends frames to a recording; a thread hands them to the disk at least every `sync_interval_ms`.
+    """Appends frames to a recording; a thread syncs them to disk every `sync_interval_ms`, 0 syncs each at once.
 
-    `acknowledged_seq` is the last frame the system has (safe from a kill), `synced_seq` the last one the disk has (safe from
-    a power loss). One thread appends. After a failure every call raises the same SourceFailed.
+    `acknowledged_seq` is the last frame the system has: safe from a kill. `synced_seq` is the last one the disk has:
+    safe from a power loss. After a failure every call raises SourceFailed with the same sentence.
     """
 
-    def __init__(self, folder: Path | str, session_id: str, *, sync_interval_ms: float = 50, segment_bytes: int = 64 << 20,
-                 segment_seconds: float = 600, disk_reserve_bytes: int = 2 << 30, sources: Iterable[Origin] = ()):
+    def __init__(self, folder: Path | str, session_id: str, *, sync_interval_ms: float = 50,
+                 segment_bytes: int = 64 << 20, segment_seconds: float = 600, disk_reserve_bytes: int = 2 << 30,
+                 sources: Iterable[Origin] = ()):
         self.folder, self.journal, self.session_id = Path(folder), Path(folder) / "journal", session_id
         if not NAME.fullmatch(session_id):
             raise BadInput(f"session name {session_id!r} will not do as a folder name; use letters, digits and . _ + -")
         self.segment_bytes, self.segment_ns = segment_bytes, round(segment_seconds * 1e9)
         self.disk_reserve_bytes, self.sources = disk_reserve_bytes, list(sources)
         self.acknowledged_seq = self.synced_seq = self.last_seq = self.last_recv_ns = 0
-        self.bumped = self.bytes = self.segments = 0
+        self.bumped = 0                        # frames whose recv_ns was moved
+        self.bytes = self.segments = 0
         self._buffer, self._size, self._unchecked, self._segment_from_ns = bytearray(), 0, 0, 0
-        self._file, self._failure, self._begun = None, None, False
-        self._lock, self._stop = threading.RLock(), threading.Event()
+        self._file, self._failure, self._told = None, "", False
+        self._lock, self._stop, self._thread = threading.RLock(), threading.Event(), None
         try:
             self._begin()
         except OSError as error:
@@ -105,40 +107,51 @@ class JournalWriter:
 
     def _begin(self) -> None:
         self.journal.mkdir(parents=True, exist_ok=True)
-        self._held = hold(self.folder)
-        self._held.__enter__()
-        try:
+        self._held = ExitStack()
+        self._held.enter_context(hold(self.folder))
+        with ExitStack() as undo:
+            undo.callback(self._held.close)
             if any(self.journal.iterdir()):
                 raise BadInput(f"recording {self.folder} holds a journal already; convert that one first")
+            if (self.folder.with_name(self.session_id)).exists():
+                raise BadInput(f"session {self.session_id} already exists beside {self.folder}; give another name")
             free = shutil.disk_usage(self.journal).free
             if free < self.disk_reserve_bytes:
-                raise SourceFailed(self._budget_text(free) + "; nothing was recorded")
+                raise SourceFailed(f"{self._budget_text(free)}; nothing was recorded")
             self._open_segment()
-        except BaseException:
-            self._held.__exit__(None, None, None)
-            raise
+            for folder in (self.folder, self.folder.parent):
+                sync_folder(folder)
+            undo.pop_all()
 
     def append(self, source: int, kind: int, payload: bytes, recv_ns: int, flags: int = 0) -> int:
         """Take one frame and return its seq; a recv_ns not after the one before is moved to 1 ns after it."""
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            if recv_ns <= self.last_recv_ns:
-                recv_ns = self.last_recv_ns + 1
-                self.bumped += 1
+            if self._failure:
+                raise self._refusal()
             size = len(payload)
             if size > MAX_PAYLOAD_BYTES:
                 raise BadInput(f"a frame of {size} bytes is more than the {MAX_PAYLOAD_BYTES} a journal takes")
-            if self._size + len(self._buffer) >= self.segment_bytes or recv_ns - self._segment_from_ns >= self.segment_ns:
+            last_recv_ns = self.last_recv_ns
+            if recv_ns <= last_recv_ns:
+                recv_ns = last_recv_ns + 1
+                self.bumped += 1
+            mark = len(self._buffer)
+            full = self._size + mark >= self.segment_bytes
+            if full or recv_ns - self._segment_from_ns >= self.segment_ns:
                 self._turn(recv_ns)
+                mark = len(self._buffer)
             seq = self.last_seq + 1
-            rest = REST_OF_HEAD.pack(seq, recv_ns, source, kind, flags)
-            self._buffer += HEAD.pack(size, crc32(payload, crc32(rest, size))) + rest
-            self._buffer += payload
-            self.last_seq, self.last_recv_ns = seq, recv_ns
+            try:
+                key = KEY.pack(seq, recv_ns, source, kind, flags)
+                self._buffer += HEAD.pack(size, crc32(payload, crc32(key, size))) + key + payload
+                self.last_seq, self.last_recv_ns = seq, recv_ns
+            except BaseException:              # an interrupt must not leave half a frame or use a seq twice
+                del self._buffer[mark:]
+                self.last_seq, self.last_recv_ns = seq - 1, last_recv_ns
+                raise
             if self._at_once:
                 self.sync()
-            elif len(self._buffer) >= BUFFER_BYTES:
+            elif mark >= BUFFER_BYTES:
                 self.flush()
             return seq
 
@@ -152,8 +165,8 @@ class JournalWriter:
     def flush(self) -> int:
         """Hand everything appended to the system and return the last seq it has."""
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
+            if self._failure:
+                raise self._refusal()
             if self._buffer:
                 self._write()
             return self.acknowledged_seq
@@ -168,27 +181,26 @@ class JournalWriter:
         try:                                   # outside the lock: appending goes on meanwhile
             os.fsync(descriptor)
         except OSError as error:
-            with self._lock:
-                raise self._fail(f"the disk refused {self._path} ({error.strerror or error})") from None
+            raise self._fail(f"{self._path} could not be made durable ({error.strerror or error})") from None
         finally:
             os.close(descriptor)
-        self.synced_seq = max(self.synced_seq, upto)
+        with self._lock:
+            self.synced_seq = max(self.synced_seq, upto)
         return upto
 
     def close(self) -> None:
-        """End the journal with everything appended on disk; raises the failure nobody has been told of yet."""
+        """End the journal with everything appended on disk; raise a failure that nobody was told of yet."""
         self._stop.set()
-        if not self._at_once:
+        if self._thread is not None:
             self._thread.join()
         try:
             if self._file is not None:
                 self.sync()
-            elif self._failure is not None and not self._told:
-                raise self._failure
+            elif self._failure and not self._told:
+                raise self._refusal()
         finally:
-            self._told = True
             self._shut()
-            self._held.__exit__(None, None, None)
+            self._held.close()
 
     def __enter__(self) -> "JournalWriter":
         return self
@@ -205,25 +217,26 @@ class JournalWriter:
 
     def _table(self) -> bytes:
         rows = json.dumps([asdict(origin) for origin in self.sources], separators=(",", ":")).encode()
-        return pack_frame(self.last_seq, self.last_recv_ns, 0, SOURCES, 0, rows)
+        return pack_frame(Frame(self.last_seq, self.last_recv_ns, 0, SOURCES, 0, rows))
 
     def _open_segment(self) -> None:
         self.segments += 1
-        self._path = self.journal / SEGMENT.format(self.segments)
+        self._path, self._size = self.journal / SEGMENT.format(self.segments), 0
         self._file = open(self._path, "xb", buffering=0)
-        header = pack_header(Header(self.session_id, self.segments, self.last_seq + 1, clock.now_ns()))
-        self._size = 0
-        self._write_all(header + self._table())
+        header = Header(FORMAT_VERSION, self.session_id, self.segments, self.last_seq + 1, clock.now_ns())
+        self._write_all(pack_header(header) + self._table())
         sync_folder(self.journal)
 
     def _turn(self, recv_ns: int) -> None:
         """End the segment and begin the next; the first frame of all only sets the time the segment counts from."""
-        if self._segment_from_ns or self.last_seq:
+        if self.last_seq:
             self.sync()
+            self._check_budget()
+            self._shut()
             try:
-                self._shut()
                 self._open_segment()
             except OSError as error:
+                self._take_back(0)
                 raise self._fail(f"{self._path} could not be begun ({error.strerror or error})") from None
         self._segment_from_ns = recv_ns
 
@@ -233,50 +246,114 @@ class JournalWriter:
             self._file = None
 
     def _write(self) -> None:
+        begin, data = self._size, self._buffer
         try:
-            self._write_all(self._buffer)
-        except OSError as error:
-            self._take_back()
-            raise self._fail(f"{self._path} could not be written ({error.strerror or error})") from None
+            self._write_all(data)
+            self._buffer = bytearray()
+        except BaseException as error:
+            whole = self._take_back(begin)
+            self._buffer = data
+            if whole and not isinstance(error, OSError):
+                raise
+            text = getattr(error, "strerror", "") or error
+            raise self._fail(f"{self._path} could not be written ({text})") from None
         self.acknowledged_seq = self.last_seq
-        self._buffer = bytearray()
         if self._unchecked >= BUDGET_BYTES:
-            self._unchecked = 0
             self._check_budget()
 
     def _write_all(self, data: bytes | bytearray) -> None:
+        done, size = 0, len(data)
         with memoryview(data) as view:
-            done = 0
-            while done < len(view):
+            while done < size:
                 done += self._file.write(view[done:])
-        self._size += done
-        self.bytes += done
-        self._unchecked += done
+        self._size += size
+        self._unchecked += size
+        self.bytes += size
 
-    def _take_back(self) -> None:
-        """Remove the part of a batch that was written, so that the segment ends with a whole frame."""
+    def _take_back(self, size: int) -> bool:
+        """Cut the segment back to its last whole batch; where that fails too, the next start will."""
         try:
-            self._file.truncate(self._size)
-        except OSError:
-            pass                               # then the torn end is cut off at the next start
+            self._file.truncate(size)
+            self._file.seek(size)
+            self._size = size
+            return True
+        except (OSError, AttributeError):
+            return False
 
     def _check_budget(self) -> None:
+        self._unchecked = 0
         free = shutil.disk_usage(self.journal).free
         if free < self.disk_reserve_bytes:
-            os.fsync(self._file.fileno())
-            self.synced_seq = self.acknowledged_seq
+            self.sync()
             raise self._fail(self._budget_text(free))
 
     def _budget_text(self, free: int) -> str:
-        return (f"{self.journal} has {free / 1e6:,.0f} MB of disk left where {self.disk_reserve_bytes / 1e6:,.0f} MB are kept "
-                "in reserve; free some space or lower the reserve")
+        return (f"{self.journal}: {free / 1e6:,.0f} MB of the disk are free, {self.disk_reserve_bytes / 1e6:,.0f} MB are "
+                "kept in reserve; free some space or lower the reserve")
 
     def _fail(self, what: str) -> SourceFailed:
         """Close the journal for good and return the error to raise."""
-        if self._failure is None:
-            lost = self.last_seq - self.acknowledged_seq
-            tail = f", seq {self.acknowledged_seq + 1} to {self.last_seq} were not kept" if lost else ""
-            self._failure = SourceFailed(f"{what}; the recording ended after seq {self.acknowledged_seq}{tail}")
-            self._told = threading.current_thread() is not getattr(self, "_thread", None)
-            self._shut()
-        return self._failure
+        with self._lock:
+            if not self._failure:
+                first = self.acknowledged_seq + 1
+                lost = f"; seq {first} to {self.last_seq} were not kept" if self.last_seq >= first else ""
+                self._failure = f"{what}; the recording ended after seq {self.acknowledged_seq}{lost}"
+                self._shut()
+            return self._refusal()
+
+    def _refusal(self) -> SourceFailed:
+        self._told = self._told or threading.current_thread() is not self._thread
+        return SourceFailed(self._failure)
+
+
+def repair(folder: Path | str) -> dict:
+    """Cut a torn end of a recording back to its longest valid prefix, and return what was found and done, in `said` too.
+
+    What is cut off is kept in the journal folder with the ending .cut until the recording is converted.
+    """
+    folder = Path(folder)
+    with hold(folder):
+        return repair_held(folder)
+
+
+def repair_held(folder: Path) -> dict:
+    """Repair a recording this process holds already."""
+    said: list[str] = []
+    cut = 0
+    while True:
+        reader = JournalReader(folder, last_only=True)
+        for _ in reader:
+            pass
+        if not reader.segments:
+            break
+        last = reader.segments[0]
+        size = last.stat().st_size
+        if size and reader.valid_bytes == size:
+            break
+        said.append(_cut(last, reader, size))
+        cut += size - reader.valid_bytes
+        if reader.valid_bytes:
+            break
+    return {"recording": str(folder), "last_seq": reader.last_seq, "cut_bytes": cut, "said": said}
+
+
+def _cut(path: Path, reader: JournalReader, size: int) -> str:
+    """Take what is not valid off the end of a segment, all of it where nothing is, and say so."""
+    keep = reader.valid_bytes
+    aside = path.with_name(f"{path.stem}.{keep}.cut")
+    with open(path, "rb") as source, open(aside, "wb") as target:
+        source.seek(keep)
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
+    sync_folder(path.parent)
+    if keep:
+        with open(path, "r+b") as file:
+            file.truncate(keep)
+            file.flush()
+            os.fsync(file.fileno())
+        return (f"{path.name}: the last {size - keep} bytes, after seq {reader.last_seq}, were no whole frame; "
+                f"they were moved to {aside.name}")
+    path.unlink()
+    sync_folder(path.parent)
+    return f"{path.name} held no whole frame in its {size} bytes; it was moved to {aside.name}"

@@ -1,7 +1,7 @@
 """Segments of a journal: how frames lie in them, and how they are read back with every damage told.
 
-A segment is a header and then frames: u32 payload length, u32 CRC-32, i64 seq, i64 recv_ns, u16 source, u8 kind, u8 flags,
-payload; little-endian. The CRC-32 is over seq to payload and starts from the length, so no field is left uncovered.
+A segment is a header and then frames: u32 payload length, u32 CRC-32, i64 seq, i64 recv_ns, u16 source, u8 kind,
+u8 flags, payload; little-endian. The CRC-32 is over seq to payload and starts from the length, so every field is covered.
 """
 
 import json
@@ -23,7 +23,7 @@ FRAME, REST, CONTROL, TIMER, QUOTE, SOURCES, INSTRUMENTS = range(1, 8)
 
 FORMAT_VERSION = 1
 MAGIC = b"TGJRNL\r\n"
-HEADER = struct.Struct("<8sHHIqq100s")     # magic, version, length of the id, segment, first seq, created_ns, session id
+HEADER = struct.Struct("<8sHHIqq100s")     # magic, version, length of the id, segment, first seq, created_ns, id
 HEADER_BYTES = HEADER.size + 4             # and its CRC-32
 HEAD = struct.Struct("<II")                # payload length, CRC-32
 KEY = struct.Struct("<qqHBB")              # seq, recv_ns, source, kind, flags
@@ -67,7 +67,7 @@ class Header(NamedTuple):
 
 @dataclass
 class Damage:
-    """Bytes that hold no valid frame; seq first to last were lost with them, up to an unknown one where last is None."""
+    """Bytes that hold no valid frame; seq first to last were lost with them, up to an unknown one where it is None."""
 
     segment: str
     offset: int
@@ -98,10 +98,13 @@ def pack_header(header: Header) -> bytes:
 
 def parse_header(data: bytes) -> Header | None:
     """Return what the head of a segment says, None when it is damaged."""
-    if len(data) < HEADER_BYTES or crc32(data[:HEADER.size]) != int.from_bytes(data[HEADER.size:HEADER_BYTES], "little"):
+    checksum = int.from_bytes(data[HEADER.size:HEADER_BYTES], "little")
+    if len(data) < HEADER_BYTES or crc32(data[:HEADER.size]) != checksum:
         return None
     magic, version, length, number, first_seq, created_ns, name = HEADER.unpack_from(data)
-    return Header(version, name[:length].decode(), number, first_seq, created_ns) if magic == MAGIC else None
+    if magic != MAGIC:
+        return None
+    return Header(version, name[:length].decode(), number, first_seq, created_ns)
 
 
 def walk(data: bytes, seq: int | None, recv_ns: int) -> Iterator[tuple[int, Frame]]:
@@ -145,15 +148,16 @@ def load_segment(path: Path) -> bytes:
 class JournalReader:
     """Reads the valid frames of a journal in order; `damage` then tells what was not valid.
 
-    The first invalid frame ends the last segment; in an earlier one it ends that segment, and the next goes on.
+    The first invalid frame ends the last segment; in an earlier one it ends that segment, and the next goes on. With
+    `last_only` the segments before the last are passed over.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, last_only: bool = False):
         self.folder = Path(folder) / "journal" if (Path(folder) / "journal").is_dir() else Path(folder)
         if not self.folder.is_dir():
             raise BadInput(f"{folder} is not a recording: it has no journal folder")
         found = {int(match[1]): path for path in self.folder.iterdir() if (match := _NUMBER.fullmatch(path.name))}
-        self.segments = [found[number] for number in sorted(found)]
+        self.segments = [found[number] for number in sorted(found)][-1 if last_only else 0:]
         self._start()
 
     def _start(self) -> None:
@@ -162,7 +166,7 @@ class JournalReader:
         self.header: Header | None = None      # of the first segment whose head is sound
         self.segment: Path | None = None       # being read
         self.valid_bytes = 0                   # of that segment, so far
-        self.frames = self.last_seq = self.last_recv_ns = 0
+        self.frames = self.last_seq = self.last_recv_ns = self._number = 0
 
     def __iter__(self) -> Iterator[Frame]:
         self._start()
@@ -172,14 +176,16 @@ class JournalReader:
     def _read(self, data: bytes) -> Iterator[Frame]:
         header, self.valid_bytes = self._head(data), 0
         before = self.last_seq if header is None else header.first_seq - 1
+        number = int(self.segment.name.partition(".")[0])
         if header is not None:
             if header.session != self.header.session or before < self.last_seq:
                 self._damaged(0, len(data), f"the segment is of {header.session} from seq {before + 1}", self.last_seq)
                 return
             self.valid_bytes = HEADER_BYTES
             self._lost_until(before)
-        elif self._open():
-            before = None
+        elif self._open() or number != self._number + 1:
+            before = None                      # only its frames can tell
+        self._number = number
         for end, frame in walk(data, before, self.last_recv_ns):
             if frame.seq < self.last_seq:
                 break

@@ -40,7 +40,8 @@ TABLES: dict[str, pa.Schema] = {
     "klines": pa.schema(_KEY + [("open_ns", _I64), ("close_ns", _I64), ("interval", pa.string()),
                                 ("open_ticks", _I64), ("high_ticks", _I64), ("low_ticks", _I64), ("close_ticks", _I64),
                                 ("volume_lots", _I64), ("taker_buy_lots", _I64), ("trades", _I64), ("closed", pa.bool_())]),
-    # code: connected lost gap resync stale timer; stream: trades depth best quotes, or empty for all
+    # code: connected lost gap resync stale timer note; stream: trades depth best quotes, or empty for all
+    # a note is a frame of which no other row is stored: it keeps seq dense and says nothing of any feed
     "feed": pa.schema(_KEY + [("code", pa.string()), ("stream", pa.string()), ("from_id", _I64), ("to_id", _I64),
                               ("detail", pa.string())]),
 }

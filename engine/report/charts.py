@@ -50,7 +50,7 @@ def spread(values, *always: float) -> tuple[float, float]:
     known = np.clip(known[np.isfinite(known)], -MOST, MOST)
     if len(known) > 400:
         known = np.quantile(known, (0.005, 0.995))
-    ends = [*known.tolist(), *always] or [0.0]
+    ends = [*known.tolist(), *np.clip(always, -MOST, MOST).tolist()] or [0.0]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.5
     return (low - room if low < 0 else low), (high + room if high > 0 or high == low else high)

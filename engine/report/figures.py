@@ -1,5 +1,7 @@
 """The charts drawn once for each rule, from the trades themselves."""
 
+import math
+
 import numpy as np
 
 from engine.measure.outcomes import HARMED, IMPROVED, SAVED, Policy, Trades
@@ -31,13 +33,17 @@ def finite(values) -> np.ndarray:
     return known[np.isfinite(known)]
 
 
-def change_range(changes: list[np.ndarray]) -> tuple[float, float]:
-    """Return one range of changes in R for all rules, so that their charts can be compared."""
-    return spread(np.concatenate([finite(change) for change in changes]) if changes else [], -0.5, 0.5)
+def change_edges(changes: list[np.ndarray], epsilon: float) -> np.ndarray:
+    """Return bin edges in R that hold the changes of all rules; 0 and, where it is wide enough, epsilon are edges."""
+    low, high = spread(np.concatenate([finite(change) for change in changes]) if changes else [], -0.5, 0.5)
+    width = (high - low) / 40
+    if round(epsilon / width):
+        width = epsilon / round(epsilon / width)
+    return width * np.arange(math.floor(low / width), math.ceil(high / width) + 1)
 
 
 def change_histogram(
-    rule: int, name: str, change: np.ndarray, draws, result: dict, epsilon: float, ends: tuple[float, float]
+    rule: int, name: str, change: np.ndarray, draws, result: dict, epsilon: float, edges: np.ndarray
 ) -> str:
     """Draw how the fired trades changed, and below it the mean beside the means of matched random exits."""
     change, draws = finite(change), finite([] if draws is None else draws)
@@ -45,20 +51,28 @@ def change_histogram(
     if not len(change):
         return empty(caption, "This rule did not fire: there is no change to show.", rule)
     canvas = Canvas(WIDTH, 340 if len(draws) else 212)
-    scale = Scale(*ends, LEFT, RIGHT)
-    _changes(canvas, scale, change, epsilon)
-    beyond = int(np.sum((change < ends[0]) | (change > ends[1])))
+    _changes(canvas, edges, change, epsilon)
+    beyond = int(np.sum((change < edges[0]) | (change > edges[-1])))
     note = f"{count(beyond)} beyond the axis, in the outermost bars." if beyond else ""
     if len(draws):
-        _placebo(canvas, draws, plain(member(result, "delta_r", "mean")), bounds(member(result, "delta_r", "ci95")))
+        _placebo(canvas, draws, *_judged(result))
     else:
         note += " Matched random exits: not known."
     return figure(canvas.svg("change", f"{name}: change in R of {len(change)} fired trades"), caption, note, rule)
 
 
-def _changes(canvas: Canvas, scale: Scale, change: np.ndarray, epsilon: float) -> None:
-    edges = np.linspace(scale.low, scale.high, 41)
-    found, _ = np.histogram(np.clip(change, scale.low, scale.high), edges)
+def _judged(result: dict) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the mean that is held against the draws, and its interval: the placebo and the excess over it."""
+    placebo, excess = plain(member(result, "placebo_r", "mean")), plain(member(result, "excess_r", "mean"))
+    ci = bounds(member(result, "excess_r", "ci95"))
+    if placebo is None or excess is None:
+        return None, None
+    return placebo + excess, ci and (placebo + ci[0], placebo + ci[1])
+
+
+def _changes(canvas: Canvas, edges: np.ndarray, change: np.ndarray, epsilon: float) -> None:
+    scale = Scale(edges[0], edges[-1], LEFT, RIGHT)
+    found, _ = np.histogram(np.clip(change, edges[0], edges[-1]), edges)
     height = Scale(0, max(int(found.max()), 1) * 1.05, 172, 28)
     ticks = steps(0, height.high, 4, whole=True)
     canvas.rect(scale(-epsilon), height.end, scale(epsilon), height.start, "band")
@@ -170,9 +184,9 @@ def equity(rule: int, name: str, trades: Trades, policy: Policy, result: dict, e
 
 
 def leads(trades: Trades, policy: Policy, missing: int) -> np.ndarray:
-    """Return how long before the baseline exit each fired trade was filled, s."""
-    known = policy.fired & (policy.fill_ns != missing) & (trades.close_ns != missing)
-    return (trades.close_ns[known] - policy.fill_ns[known]) / 1e9
+    """Return how long before the baseline exit the rule had ended each fired trade, s."""
+    known = policy.fired & (policy.close_ns != missing) & (trades.close_ns != missing)
+    return (trades.close_ns[known] - policy.close_ns[known]) / 1e9
 
 
 def lead_edges(found: list[np.ndarray]) -> np.ndarray:
@@ -215,9 +229,13 @@ def lead_histogram(rule: int, name: str, found: np.ndarray, result: dict, edges:
         canvas.line(scale(median), height.end, scale(median), height.start, "rule")
     half = " to ".join(duration(end) for end in quarters) if quarters else "not known"
     note = f"Median {duration(median)}, middle half {half}."
-    note += f" {count(len(found) - len(ahead))} at the same instant are not drawn." if len(found) > len(ahead) else ""
+    note += (
+        f" {count(len(found) - len(ahead))} fired trades ended no earlier and are not drawn."
+        if len(found) > len(ahead)
+        else ""
+    )
     return figure(
-        canvas.svg("lead", f"{name}: time between the rule's fill and the baseline exit"), caption, note, rule
+        canvas.svg("lead", f"{name}: time between the exit under the rule and the baseline exit"), caption, note, rule
     )
 
 

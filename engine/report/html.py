@@ -9,8 +9,10 @@ from engine.report.words import (
     ENOUGH_TRADES,
     UNKNOWN,
     count,
+    groups,
     judgement,
     member,
+    names,
     number,
     percent,
     plain,
@@ -42,7 +44,7 @@ def render_report(result: dict, detail: dict) -> str:
     every = {str(name): rule or {} for name, rule in (result.get("rules") or {}).items()}
     rules = {name: every[name] for name in sorted(every, key=lambda name: every[name].get("kind") == "control")}
     parts = [
-        _header(result),
+        _header(result, rules),
         _how_to_read(result),
         _navigation(rules),
         _verdicts(result, rules),
@@ -80,8 +82,7 @@ def _facts(pairs: list[tuple[str, str]]) -> str:
 
 
 def _symbols(result: dict) -> str:
-    symbols = result.get("symbols")
-    return ", ".join(map(str, symbols)) if isinstance(symbols, (list, tuple)) and symbols else UNKNOWN
+    return ", ".join(names(result.get("symbols"))) or UNKNOWN
 
 
 def _scope(result: dict) -> str:
@@ -99,11 +100,11 @@ def _lead(value: object) -> str:
     return number(value, 0, " ms")
 
 
-def _header(result: dict) -> str:
+def _header(result: dict, rules: dict[str, dict]) -> str:
     quotes = {"recorded": "recorded from the broker", "modelled": "modelled, not recorded"}.get(
         result.get("quotes"), UNKNOWN
     )
-    sessions = result.get("sessions") if isinstance(result.get("sessions"), list) else []
+    sessions = names(result.get("sessions"))
     facts = [
         (
             "Baseline",
@@ -115,15 +116,14 @@ def _header(result: dict) -> str:
         ("Venue ahead of broker", _lead(result.get("lead_ms"))),
         ("Coverage, trade time with trusted feeds", percent(result.get("coverage"))),
         ("Left out: open at the end", count(result.get("open_at_end"))),
-        ("Sessions", count(len(sessions) or None)),
-        ("Clusters resampled", count(result.get("clusters"))),
+        ("Separate groups of trades", groups(result, rules)),
+        ("Mean result without any rule", signed(result.get("baseline_r"), 3, " R")),
     ]
     warning = ""
     if result.get("quotes") == "modelled":
         warning += (
             '<p class="warning"><b>Broker quotes are modelled.</b> Fills, spreads and results below stand on a model '
-            "of the broker’s prices, "
-            "not on recorded ones.</p>"
+            "of the broker’s prices, not on recorded ones.</p>"
         )
     elif result.get("quotes") != "recorded":
         warning += '<p class="warning"><b>It is not known whether broker quotes were recorded or modelled.</b></p>'
@@ -135,7 +135,11 @@ def _header(result: dict) -> str:
             "no rule can be judged here. The tables are shown; nothing is ranked.</p>"
         )
     listed = "".join(f"<li>{text(session)}</li>" for session in sessions)
-    more = f"<details><summary>Sessions measured</summary><ul>{listed}</ul></details>" if listed else ""
+    more = (
+        f"<details><summary>Sessions measured: {count(len(sessions))}</summary><ul>{listed}</ul></details>"
+        if listed
+        else ""
+    )
     return (
         '<header><p class="eyebrow">tapeguard measure</p><h1>What each exit rule was worth</h1><p '
         f'class="scope">{tables.unknown(text(_scope(result)))}</p>'
@@ -162,8 +166,13 @@ def _how_to_read(result: dict) -> str:
         ),
         (
             "Matched random exits",
-            "the placebo: exits at other moments in the same state of a trade. What they gain is not skill.",
+            "the placebo: exits at random, as often and as early as the rule’s own. What they gain is not skill.",
         ),
+        (
+            "Matched moments",
+            "the same action on other trades of the same age and open result: what counts are held against.",
+        ),
+        ("Price-only twin", "a plain tighter stop that acts as often. Order flow has to beat it to be worth having."),
         ("Excess", "mean ΔR less that of matched random exits: the number a rule is judged by."),
         (
             "Saved / harmed",

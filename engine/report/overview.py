@@ -21,7 +21,8 @@ from engine.report.words import (
 )
 
 WIDE, NARROW = 1040, 350
-SHADES = 7
+SHADES = 10
+ENDS = ("stopped", "taken", "timed_out")
 
 
 def both(draw: Callable[[float], str]) -> str:
@@ -224,6 +225,7 @@ def displaced_chart(displaced: dict, names: list[str]) -> str:
     kinds = list(dict.fromkeys(what for parts in table.values() for what in parts))
     if not kinds:
         return empty(caption, "What the rules displaced is not known.")
+    kinds.sort(key=lambda what: (ENDS.index(what) if what in ENDS else len(ENDS), what))
     tone = {what: min(n, SHADES - 1) for n, what in enumerate(kinds)}
     span = spread(
         [sum(v for v in parts.values() if (v > 0) == up) for parts in table.values() for up in (True, False)], 0.0
@@ -264,4 +266,8 @@ def displaced_chart(displaced: dict, names: list[str]) -> str:
         + " ".join(f'<i class="shade-{tone[what]}"></i>{text(what.replace("_", " "))}' for what in kinds)
         + "</p>"
     )
-    return figure(key + both(draw), caption, "Right of zero: leaving was better than what it replaced. Left: worse.")
+    return figure(
+        key + both(draw),
+        caption,
+        "In the company of the other rules. Right of zero: better than what would have ended the trade; left: worse.",
+    )

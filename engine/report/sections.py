@@ -5,7 +5,7 @@ import numpy as np
 from engine.kernel.records import MISSING
 from engine.measure.outcomes import Trades
 from engine.report import figures, overview, tables
-from engine.report.words import UNKNOWN, count, member, number, percent, plain, text
+from engine.report.words import UNKNOWN, count, groups, member, names, number, percent, plain, text
 
 
 def section(name: str, title: str, lede: str, body: str) -> str:
@@ -54,19 +54,19 @@ def change(result: dict, rules: dict[str, dict], detail: dict) -> str:
             if policy is not None
             else np.asarray(change, float)
         )
-    ends = figures.change_range([change for change in changes.values() if change is not None])
     epsilon = plain(result.get("epsilon_r")) or 0.0
+    edges = figures.change_edges([change for change in changes.values() if change is not None], epsilon)
     items = [
         figures.empty(f"<b>{text(name)}</b>", "The changes of single trades are not known.", n)
         if changes[name] is None
-        else figures.change_histogram(n, name, changes[name], _of(detail, "placebo_r", name), rule, epsilon, ends)
+        else figures.change_histogram(n, name, changes[name], _of(detail, "placebo_r", name), rule, epsilon, edges)
         for n, (name, rule) in enumerate(rules.items())
     ]
     key = (
         '<p class="key"><i class="better"></i>better by ε or more <i class="neutral"></i>between <i '
         'class="worse"></i>worse by ε or more '
-        '<i class="placebo"></i>mean of one draw of matched random exits <i class="dot ink"></i>mean of the rule, with '
-        "95% interval</p>"
+        '<i class="placebo"></i>mean of one draw of matched random exits <i class="dot ink"></i>the rule, '
+        "without its stale-quote part, and 95% interval</p>"
     )
     lede = (
         "Above: the trades a rule fired on, one axis for all rules. Below: if the dot lies among the grey bars, chance "
@@ -112,8 +112,8 @@ def timing(rules: dict[str, dict], detail: dict) -> str:
         if name in found
     ]
     lede = (
-        "Time from the rule’s fill to the exit the trade would have had. Being early is neither good nor bad by "
-        "itself. Shaded: middle half; line: median."
+        "Time from the end of the trade under the rule to the end it would have had. Being early is neither good nor "
+        "bad by itself. Shaded: middle half; line: median."
     )
     return section("lead", "How long before the baseline exit", lede, grid(items))
 
@@ -136,21 +136,21 @@ def excursion(rules: dict[str, dict], detail: dict) -> str:
     )
     lede = (
         "First: how far all trades went for and against (MFE, MAE). Then, for each rule, where it stepped in: below "
-        "the diagonal staying would have "
-        "ended lower, above it higher."
+        "the diagonal staying would have ended lower, above it higher. A rule that only moves the stop does not leave "
+        "there."
     )
     return section("excursions", "Where the trades went and where the rules stepped in", lede, key + grid(items))
 
 
 def attribution(result: dict) -> str:
-    attribution = result.get("attribution")
-    if not isinstance(attribution, dict) or not attribution.get("names"):
+    given = result.get("attribution") if isinstance(result.get("attribution"), dict) else {}
+    rules = names(given.get("names")) or names(list(given.get("solo") or {}))
+    if not rules:
         return section("attribution", "Which rule earned it", f"Attribution over coalitions of rules is {UNKNOWN}.", "")
-    names = [str(name) for name in attribution["names"]]
-    displaced = attribution.get("displaced") if isinstance(attribution.get("displaced"), dict) else {}
+    displaced = given.get("displaced") if isinstance(given.get("displaced"), dict) else {}
     together = (
         '<figure class="half"><figcaption><b>Two rules together, total R beyond their shares</b></figcaption>'
-        f'{tables.interaction_table(attribution, names)}<p class="note">Above zero: they add to each other. Below: '
+        f'{tables.interaction_table(given, rules)}<p class="note">Above zero: they add to each other. Below: '
         "they do the same work. "
         "Columns are numbered like the rows.</p></figure>"
     )
@@ -162,7 +162,7 @@ def attribution(result: dict) -> str:
         "attribution",
         "Which rule earned it",
         lede,
-        overview.worth_chart(attribution, names) + overview.displaced_chart(displaced, names) + together,
+        overview.worth_chart(given, rules) + overview.displaced_chart(displaced, rules) + together,
     )
 
 
@@ -212,9 +212,10 @@ def honesty(result: dict, rules: dict[str, dict]) -> str:
             "<b>The stale-quote part</b> comes from a broker quote that trails the venue. It is latency arbitrage, "
             "which brokers refuse; it is not skill."
         ),
-        f"<b>Intervals resample {count(result.get('clusters'))} clusters,</b> not trades, because trades that overlap "
-        "share their prices. Few clusters: wide "
-        "intervals, and less sure than they look.",
+        (
+            f"<b>Intervals resample {groups(result, rules)} separate groups of trades,</b> not trades, because trades "
+            "that overlap share their prices. Few groups: wide intervals, and less sure than they look."
+        ),
         "<b>Entries are held fixed.</b> A trader who leaves earlier may enter again; that is not in these numbers.",
         (
             "<b>This is one stretch of the past</b> in the symbols named above. It says nothing certain about the next "
@@ -226,7 +227,7 @@ def honesty(result: dict, rules: dict[str, dict]) -> str:
     body = (
         '<ul class="notes">' + "".join(f"<li>{tables.unknown(note)}</li>" for note in notes) + "</ul>"
         f'<div class="tried"><p class="big">{tables.unknown(tried)}</p><p>configurations tried on these data, the '
-        "discarded ones too. The more are tried, the "
-        "better the best looks by luck; read every p-value beside this number.</p></div>"
+        "discarded ones too. The more are tried, the better the best looks by luck; read every p-value beside this "
+        "number.</p></div>"
     )
     return section("honesty", "What these numbers do not mean", "Read before showing them to anyone.", body)

@@ -92,17 +92,19 @@ def _shift(value: object) -> str:
         return UNKNOWN
     if plain(value.get("mean")) is None:
         return "not run" if value.get("reason") else UNKNOWN
-    p = f"<small>p {probability(value['p'])}</small>" if plain(value.get("p")) is not None else ""
-    ci = f"<small>{interval(value['ci95'])}</small>" if bounds(value.get("ci95")) else ""
-    return signed(value["mean"]) + ci + p
+    most = f"<small>at most {signed(value['max'])}</small>" if plain(value.get("max")) is not None else ""
+    shifts = f"<small>shifts: {count(value['shifts'])}</small>" if plain(value.get("shifts")) is not None else ""
+    return signed(value["mean"]) + most + shifts
 
 
 def _mean(value: object, digits: int = 3) -> str:
     """Write a mean with its interval and p beneath."""
     if plain(member(value, "mean")) is None:
         return UNKNOWN
+    ci = f"<small>{interval(value['ci95'], digits)}</small>" if "ci95" in value else ""
     p = f"<small>p {probability(value['p'])}</small>" if "p" in value else ""
-    return f"{signed(value['mean'], digits)}<small>{interval(value.get('ci95'), digits)}</small>{p}"
+    holm = f"<small>Holm {probability(value['p_holm'])}</small>" if "p_holm" in value else ""
+    return f"{signed(value['mean'], digits)}{ci}{p}{holm}"
 
 
 def effect_table(rules: dict[str, dict]) -> str:
@@ -110,11 +112,10 @@ def effect_table(rules: dict[str, dict]) -> str:
     head = [
         "rule",
         "mean ΔR",
-        "total ΔR",
         "matched random exits",
         "excess",
-        "p, Holm over rules",
-        "net saved in excess, count",
+        "against matched moments",
+        "net saved, beyond matched moments",
         "against price-only twin",
         "flow shifted in time",
         "stale-quote part",
@@ -125,12 +126,11 @@ def effect_table(rules: dict[str, dict]) -> str:
             n,
             text(name),
             [
-                _mean(rule.get("delta_r")),
-                signed(member(rule, "delta_r", "total"), 1, " R"),
+                _mean(rule.get("delta_r")) + f"<small>total {signed(member(rule, 'delta_r', 'total'), 1)}</small>",
                 signed(member(rule, "placebo_r", "mean")),
                 _mean(rule.get("excess_r")),
-                probability(member(rule, "excess_r", "p_holm")),
-                _mean(rule.get("count_excess"), 1),
+                _mean(rule.get("matched_r")),
+                _mean(rule.get("count_excess")),
                 _mean(rule.get("twin_r")),
                 _shift(rule.get("time_shift")),
                 signed(rule.get("stale_quote_r")),

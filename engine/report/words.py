@@ -7,6 +7,7 @@ from html import escape
 
 UNKNOWN = "not known"
 ENOUGH_TRADES = 100
+LEVEL = 0.05
 _Z95 = 1.959963984540054
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -32,6 +33,11 @@ def member(value: object, *keys: str) -> object:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def names(value: object) -> list[str]:
+    """Return the names of a list, without the unknown ones."""
+    return [str(name) for name in value if name is not None] if isinstance(value, (list, tuple)) else []
 
 
 def number(value: object, digits: int = 2, unit: str = "", sign: bool = False) -> str:
@@ -134,19 +140,36 @@ def shorten(name: str, letters: int) -> str:
     return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
+def groups(result: dict, rules: dict[str, dict]) -> str:
+    """Write how many separate groups of trades the intervals resample, over all rules where the result does not say."""
+    found = [plain(result.get("clusters")), *(plain(rule.get("clusters")) for rule in rules.values())]
+    known = sorted({value for value in found if value is not None})
+    return " to ".join(map(count, dict.fromkeys((known[0], known[-1])))) if known else UNKNOWN
+
+
+def _doubt(rule: dict, excess: tuple[float, float] | None) -> str:
+    """Return which test keeps a rule from being called better."""
+    holm, twin = plain(member(rule, "excess_r", "p_holm")), bounds(member(rule, "twin_r", "ci95"))
+    if excess and excess[0] > 0 and holm is not None and holm <= LEVEL:
+        if twin and twin[0] <= 0:
+            return "not shown to beat a plain tighter stop"
+        matched = plain(member(rule, "matched_r", "p"))
+        if matched is not None and matched > LEVEL:
+            return "not shown to beat matched moments of other trades"
+    return "not distinguishable from matched random exits"
+
+
 def judgement(rule: dict, trades: object) -> tuple[str, str]:
     """Return what may be said of a rule and in which style; a claim needs both its verdict and its interval."""
     known, excess, verdict = plain(trades), bounds(member(rule, "excess_r", "ci95")), rule.get("verdict")
-    if known is None or known < ENOUGH_TRADES or verdict == "insufficient":
-        return "insufficient to distinguish from chance", "insufficient"
     if plain(rule.get("fired")) == 0:
         return "never fired: nothing to judge", "insufficient"
-    if excess is None:
-        return "not known whether it differs from matched random exits", "insufficient"
-    if excess[0] <= 0 <= excess[1] or verdict == "indistinguishable":
-        return "not distinguishable from matched random exits", "indistinguishable"
-    if verdict == "better" and excess[0] > 0:
+    if known is None or known < ENOUGH_TRADES or verdict == "insufficient":
+        return "insufficient to distinguish from chance", "insufficient"
+    if verdict == "indistinguishable" or (excess and excess[0] <= 0 <= excess[1]):
+        return _doubt(rule, excess), "indistinguishable"
+    if verdict == "better" and excess and excess[0] > 0:
         return "better than matched random exits", "better"
-    if verdict == "worse" and excess[1] < 0:
+    if verdict == "worse" and excess and excess[1] < 0:
         return "worse than matched random exits", "worse"
     return "not known whether it differs from matched random exits", "insufficient"

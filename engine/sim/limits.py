@@ -26,7 +26,8 @@ class Limits:
     def sped(self, factor: float) -> "Limits":
         """Return the same limits with every time divided by a factor."""
         names = ("ping_every_s", "pong_within_s", "window_s", "lifetime_s", "connections_s", "ban_s", "longest_ban_s")
-        return replace(self, **{name: getattr(self, name) / factor for name in names})
+        messages = max(1, round(self.messages_per_s * factor))
+        return replace(self, messages_per_s=messages, **{name: getattr(self, name) / factor for name in names})
 
 
 LIMITS = {

@@ -49,7 +49,7 @@ class Book:
 
     def diff(self, w: wire.Diff) -> None:
         """Apply a diff; one that does not continue the book leaves it unknown until the next snapshot."""
-        if not self.known or (w.u < self.last_id if self.strict else w.u <= self.last_id):
+        if not self.known or w.u < self.last_id or (w.u == self.last_id and (self.chained or not self.strict)):
             return
         before = w.U - 1 if w.pu is None else w.pu
         if before != self.last_id if self.strict and self.chained else before > self.last_id:
@@ -111,7 +111,8 @@ class Market:
         following = bisect_left(diffs, position)
         if not book.strict or not book.chained or following == len(diffs):
             return book, book.last_id
-        return book, wire.DIFF.decode(self.tape.data(diffs[following])).U
+        after = wire.DIFF.decode(self.tape.data(diffs[following]))
+        return book, after.U if after.pu == book.last_id else book.last_id
 
     def _fold(self, symbol: str, book: Book, position: int) -> Book:
         events, tape = self._events[symbol], self.tape
@@ -119,12 +120,23 @@ class Market:
         for place in events[book.done:end]:
             if tape.streams[tape.stream[place]].startswith(REST):
                 book.snapshot(wire.BOOK.decode(tape.frames[place]))
-                for earlier in self._diffs[symbol][:bisect_left(self._diffs[symbol], place)]:
-                    book.diff(wire.DIFF.decode(tape.data(earlier)))
+                for diff in self._beyond(symbol, place, book.last_id):
+                    book.diff(diff)
             else:
                 book.diff(wire.DIFF.decode(tape.data(place)))
         book.done = max(book.done, end)
         return book
+
+    def _beyond(self, symbol: str, place: int, last_id: int) -> list[wire.Diff]:
+        """Return the diffs received before a snapshot that reach its id or beyond, in order."""
+        found: list[wire.Diff] = []
+        diffs = self._diffs[symbol]
+        for earlier in reversed(diffs[:bisect_left(diffs, place)]):
+            diff = wire.DIFF.decode(self.tape.data(earlier))
+            if diff.u < last_id:
+                break
+            found.append(diff)
+        return found[::-1]
 
     def _played(self, symbol: str, kind: str) -> list[dict]:
         """Return the payloads of a symbol's trades or aggregates played so far, those that REST shows."""
@@ -140,8 +152,8 @@ class Market:
         """Return raw trades from an id on, or the latest."""
         rows = self._played(symbol, "trade")
         low = max(0, len(rows) - limit) if from_id is None else bisect_left(rows, from_id, key=lambda row: row["t"])
-        last = {"isRPITrade": False} if self.tape.venue == USDM else {"isBestMatch": True}
-        return [{"id": row["t"], "price": row["p"], "qty": row["q"], "quoteQty": f"{Decimal(row['p']) * Decimal(row['q']):f}",
+        last, decimals = ({"isRPITrade": False}, 2) if self.tape.venue == USDM else ({"isBestMatch": True}, 8)
+        return [{"id": row["t"], "price": row["p"], "qty": row["q"], "quoteQty": f"{Decimal(row['p']) * Decimal(row['q']):.{decimals}f}",
                  "time": row["T"], "isBuyerMaker": row["m"], **last} for row in rows[low:low + limit]]
 
     def aggregates(self, symbol: str, limit: int, from_id: int | None = None, start_ms: int | None = None,
