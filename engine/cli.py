@@ -63,6 +63,29 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--server-offset", type=float, metavar="HOURS", help="broker clock of MT5 tick exports minus UTC, where the file cannot tell")
     sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
 
+    sub = command("record", record, "record Binance live into a session; Ctrl-C ends with a checked session")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
+    sub.add_argument("--name", help="session name (default: symbols, venue and time)")
+    sub.add_argument("--stream", choices=["trade", "aggTrade"], default="trade", help="trades one by one, or aggregated (default: trade)")
+    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
+    sub.add_argument("--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)")
+    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
+    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
+    sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
+    sub.add_argument("--rest", help="another REST base")
+    sub.add_argument("--quiet", action="store_true", help="no live table")
+    sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
+
+    sub = command("sim", sim, "a Binance-protocol server on loopback that replays a capture, with faults")
+    sub.add_argument("what", choices=["exchange"], help="what to simulate")
+    sub.add_argument("captures", nargs="+", type=Path, metavar="CAPTURE", help="capture files")
+    sub.add_argument("--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)")
+    sub.add_argument("--port", type=int, default=0, help="on loopback (default: a free one)")
+    sub.add_argument("--loop", action="store_true", help="play again at the end")
+    sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
+    sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
+
     command("sessions", sessions, "list the sessions")
     sub = command("check", check, "verify hashes, sequence, gaps, the book against the venue's best quotes, and the clock")
     sub.add_argument("session", metavar="SESSION", help="name or folder")
@@ -168,14 +191,56 @@ def import_(args: argparse.Namespace) -> None:
     show(args, result, screen.import_table(result), *skipped, f"{result['path']} in {result['seconds']} s")
 
 
-def pairs(texts: list[str], option: str) -> dict[str, str]:
-    """Read SYMBOL=SIZE texts."""
+def record(args: argparse.Namespace) -> int:
+    """Record a venue live."""
+    from rich.live import Live
+
+    from engine import screen
+    from engine.record.recorder import Options
+    from engine.record.session import record_session
+    from engine.sources.binance import LIVE, Endpoint
+    base = LIVE[args.venue]
+    endpoint = Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest)
+    options = Options(endpoint, [symbol.upper() for symbol in args.symbols], args.stream, duration_s=args.seconds)
+    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    journal = {"sync_interval_ms": args.sync_ms, "disk_reserve_bytes": int(args.reserve_gb * 1e9)}
+    if args.quiet or args.json or args.json_lines or not screen.STDERR.is_terminal:
+        show_status = (lambda recorder: say(json.dumps(recorder.status()))) if args.json_lines else None
+        result = record_session(options, args.data, args.name, args.keep, show_status, say, **journal)
+    else:
+        with Live(console=screen.STDERR, refresh_per_second=4) as live:
+            result = record_session(options, args.data, args.name, args.keep, lambda recorder: live.update(screen.record_table(recorder.status())),
+                                    live.console.print, **journal)
+    checked = result.get("check")
+    show(args, result, screen.import_table(result), *([screen.check_table(checked)] if checked else []), str(result["path"]))
+    return 0 if checked is None or checked["ok"] else CheckFailed.exit_code
+
+
+def sim(args: argparse.Namespace) -> None:
+    """Serve a capture as the exchange would."""
+    import asyncio
+
+    from engine.sim.exchange import Exchange, ExchangeConfig
+    rates = {kind: float(rate) for kind, rate in pairs(args.fault, "--fault", upper=False).items()}
+    if rates:
+        print(f"seed {args.seed}", file=sys.stderr)
+
+    async def serve() -> None:
+        config = ExchangeConfig(args.captures, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
+        async with Exchange(config) as exchange:
+            print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
+            await asyncio.Event().wait()
+    asyncio.run(serve())
+
+
+def pairs(texts: list[str], option: str, upper: bool = True) -> dict[str, str]:
+    """Read NAME=NUMBER texts, symbols in upper case."""
     found = {}
     for text in texts:
         symbol, equals, value = text.partition("=")
         if not equals or not symbol or not value:
-            raise BadInput(f"{option} {text}: write it as SYMBOL=SIZE, such as BTCUSDT=0.1")
-        found[symbol.upper()] = value
+            raise BadInput(f"{option} {text}: write it as NAME=NUMBER, such as BTCUSDT=0.1")
+        found[symbol.upper() if upper else symbol] = value
     return found
 
 

@@ -139,6 +139,20 @@ def _heat_table(heat: dict) -> Table:
     return table
 
 
+def record_table(status: dict) -> Table:
+    """Return the state of a recording: each stream's rate, age, holes, and the journal's."""
+    table = _table(f"Recording for {status['seconds']:,.0f} s: {status['kept']:,} frames kept, {status['journal_bytes'] / 1e6:,.1f} MB, "
+                   f"{status['not_synced']:,} not yet on disk", "stream", "frames", "per s", "age s", "holes", "duplicates", "state")
+    for name, stream in status["streams"].items():
+        symbol = name.partition("@")[0].upper()
+        state = status["books"].get(symbol, "") if "@depth" in name and stream["state"] == "ok" else stream["state"]
+        table.add_row(name, f"{stream['frames']:,}", f"{stream['per_s']:,.1f}", "-" if stream["age_s"] is None else f"{stream['age_s']:.1f}",
+                      f"{stream['holes']:,}", f"{stream['duplicates']:,}", state)
+    table.caption = (f"{status['connections']} connections, {status['failures']} failures{': ' + status['last_failure'] if status['last_failure'] else ''}; "
+                     f"slowest frame {status['slowest_take_ms']:.1f} ms; Ctrl-C ends and checks the session")
+    return table
+
+
 def sql_table(columns: list[str], rows: list[tuple]) -> Table:
     """Return the rows of a query."""
     table = Table()

@@ -158,6 +158,16 @@ def _known(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+def _short_of(study: RuleStudy, numbers: dict) -> str:
+    """Say which of the tests was not passed."""
+    excess = numbers["excess_r"]
+    if excess["p_holm"] > LEVEL or excess["ci95"] is None or excess["ci95"][0] <= 0 <= excess["ci95"][1]:
+        return "Not distinguishable from matched random exits."
+    if not study.matched.r_p_greater <= LEVEL:
+        return "Beats random exits of its own timing, but not exits of other trades in the same state: no skill is shown."
+    return "Beats random exits, but is not shown to beat a plain tighter stop: order flow has added nothing that can be seen."
+
+
 def excess_groups(study: RuleStudy) -> str:
     """Say how many independent groups of trades there are."""
     return f"{study.excess.clusters} {study.excess.method}" if study.excess.clusters else "none"
@@ -184,5 +194,5 @@ def _sentence(study: RuleStudy, numbers: dict, tried: int) -> str:
         text += f"Least effect this sample could show: {numbers['minimum_detectable_r']:.3f} R. "
     return text + {"insufficient": f"Insufficient to distinguish from chance (needs {LEAST_TRADES} trades, {LEAST_FIRES} exits and "
                    f"{LEAST_CLUSTERS} separate groups of trades; there are {excess_groups(study)}).",
-                   "indistinguishable": "Not distinguishable from matched random exits.", "worse": "Worse than matched random exits.",
+                   "indistinguishable": _short_of(study, numbers), "worse": "Worse than matched random exits.",
                    "better": "Better than matched random exits, matched moments and a plain tighter stop."}[numbers["verdict"]]

@@ -74,6 +74,7 @@ class Recorder:
         self.sources = {group.name: journal.source(Origin(f"{options.endpoint.venue} {group.name}".strip(), options.endpoint.venue, group.name, group.url))
                         for group in self.groups}
         self.rest_source = journal.source(Origin(f"{options.endpoint.venue} rest", options.endpoint.venue, "rest", options.endpoint.rest))
+        self.began_s = clock.monotonic_s()
         self.instruments: dict[str, tuple[str, str]] = {}
         self._stop = asyncio.Event()
         self._work: set[asyncio.Task] = set()
@@ -100,6 +101,23 @@ class Recorder:
                 task.cancel()
             await asyncio.gather(*tasks, ending, *self._work, return_exceptions=True)
             await self.rest.close()
+
+    def status(self) -> dict:
+        """Return what is going on, for the screen and for JSON lines; rates are over the whole recording."""
+        now, counters, journal = clock.monotonic_s(), self.counters, self.journal
+        span_s = max(1e-9, now - self.began_s)
+        streams = {stream.name: {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2), "duplicates": stream.duplicates,
+                                 "holes": stream.holes, "age_s": round(now - stream.last_s, 3) if stream.last_s else None,
+                                 "state": "silent" if stream.silent else "ok" if stream.frames else "waiting"}
+                   for stream in self.watch.streams.values()}
+        books = {book.symbol: "synced" if book.synced else "linked" if book.snapshot_id is not None else "waiting for a snapshot"
+                 for book in self.watch.books.values()}
+        return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1), "frames": counters.frames, "kept": counters.kept,
+                "duplicates": counters.duplicates, "holes": counters.holes, "refilled": counters.refilled, "snapshots": counters.snapshots,
+                "connections": counters.connections, "failures": counters.failures, "last_failure": counters.last_failure,
+                "slowest_take_ms": round(counters.slowest_take_ms, 2), "clock_offset_ms": counters.offset_ms,
+                "malformed": self.watch.malformed, "unknown": self.watch.unknown, "last_seq": journal.last_seq,
+                "not_synced": journal.last_seq - journal.synced_seq, "journal_bytes": journal.bytes, "books": books, "streams": streams}
 
     def _take(self, source: int, kind: int, payload: bytes, recv_ns: int) -> int:
         seq = self.journal.append(source, kind, payload, recv_ns)
