@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import threading
 import urllib.error
@@ -20,7 +21,7 @@ WAIT_S = 20
 
 def dial(exchange: Exchange, path: str, **options) -> connect:
     """Return a connection to a path of an exchange, without limits that would get in a test's way."""
-    return connect(exchange.ws_url + path, **{"compression": None, "max_queue": None, "max_size": None, "ping_interval": None} | options)
+    return connect(exchange.ws_url + path, **{"compression": None, "max_queue": None, "max_size": None, "ping_interval": None, "close_timeout": 0.1} | options)
 
 
 async def drained(socket: ClientConnection, into: list[bytes] | None = None) -> tuple[list[bytes], int, str]:
@@ -72,6 +73,15 @@ def recorded(capture: Path) -> list[tuple[int, str, bytes]]:
     lines = gzip.decompress(capture.read_bytes()).splitlines()
     rows = [line.partition(b" ")[::2] for line in lines]
     return [(int(stamp), json.loads(frame).get("stream", ""), frame) for stamp, frame in rows]
+
+
+def beginning(capture: Path, lines: int, folder: Path) -> Path:
+    """Write the first lines of a capture to a folder."""
+    with gzip.open(capture) as file:
+        head = b"".join(itertools.islice(file, lines))
+    path = folder / f"{capture.parent.name}-{lines}.gz"
+    path.write_bytes(gzip.compress(head, 1))
+    return path
 
 
 def of_streams(rows: Sequence[tuple[int, str, bytes]], *kinds: str) -> list[bytes]:

@@ -14,6 +14,7 @@ from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[1]
+ENTRIES = "every=10s,side=both,sl=5bps,tp=5bps,max=20s,start=40s"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -47,7 +48,9 @@ def printed(tmp_path_factory) -> dict:
     data = ["--data", str(folder / "data"), "--json"]
     calls = {"import": ["import", str(made.capture), str(made.ticks), "--name", "small"], "sessions": ["sessions"],
              "check": ["check", "small"],
-             "replay": ["replay", "small", "--entries", "every=10s,side=both,sl=5bps,tp=5bps,max=20s,start=40s"]}
+             "replay": ["replay", "small", "--entries", ENTRIES],
+             "measure": ["measure", "small", "--entries", ENTRIES, "--draws", "99", "--report", str(folder / "report.html")],
+             "sweep": ["sweep", "small", "--entries", ENTRIES, "--rules", "whale", "--grid", "whale.fresh_ms=500,1000", "--workers", "1"]}
     results = {}
     for name, call in calls.items():
         out = io.StringIO()
@@ -57,7 +60,7 @@ def printed(tmp_path_factory) -> dict:
     return results
 
 
-@pytest.mark.parametrize("command", ["import", "sessions", "check", "replay"])
+@pytest.mark.parametrize("command", ["import", "sessions", "check", "replay", "measure", "sweep"])
 def test_every_printed_key_is_documented_and_every_documented_key_printed(printed, command):
     result = printed[command]
     keys = set(result[0] if command == "sessions" else result)

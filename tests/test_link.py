@@ -64,8 +64,8 @@ def test_everything_that_is_compiled_is_in_the_name(tmp_path):
     assert {path.name for path in KERNEL.glob("*.py")} | own == set(texts)
 
 
-def test_the_snapshot_is_exactly_what_runs(cache):
-    rules = list(find_rules().values())
+def test_the_snapshot_is_exactly_what_runs(cache, tmp_path):
+    rules = [*find_rules().values(), *rules_of(tmp_path / "rules", GOOD + f"\n# {tmp_path}\n").values()]
     module, folder = link(rules)
     texts = sources(rules)
     found = {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}

@@ -105,7 +105,7 @@ SIGNED = {name for name in MARKET.names if name.startswith(("imbalance", "flow",
 SAME = {"now_ns", "seq", "kind", "top_ns", "trade_ns", "book_ns", "quote_ns", "book_ok", "tape_ok", "mid_ok", "trades_10s", "trades_30s",
         "volume_ratio",
         "whale_id", "whale_ns", "whale_trade_id"}
-SAME_DEPTH = {"depth_5bps_lots", "depth_10bps_lots", "void_id", "void_deficit", "void_cost_lots", "void_age_ns", "thin_id",
+SAME_DEPTH = {"void_id", "void_deficit", "void_cost_lots", "void_age_ns", "thin_id",
               "void_count", "thin_count", "void_since_ns"}
 
 

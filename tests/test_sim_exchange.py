@@ -9,7 +9,18 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from exchanges import asked, capture_config, dial, drained, of_streams, played, read_all, recorded, with_exchange
+from exchanges import (
+    asked,
+    beginning,
+    capture_config,
+    dial,
+    drained,
+    of_streams,
+    played,
+    read_all,
+    recorded,
+    with_exchange,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
@@ -70,9 +81,10 @@ def test_sent_counts_what_every_socket_got(capture, rows):
     assert (sent["btcusdt@trade"], sent["btcusdt@depth@0ms"]) == (2 * trades, depth)
 
 
-@pytest.mark.parametrize("folder,name,public", [("binance_usdm", "btcusdt_20240808.gz", "/public"), ("binance_spot", "btcusdt_20240808.gz", "")])
-def test_real_captures_are_sent_byte_for_byte(realdata, folder, name, public):
-    path = realdata / folder / name
+@pytest.mark.parametrize("venue,public,lines", [("usdm", "/public", 15_000), ("spot", "", 15_000),
+                                                pytest.param("usdm", "/public", 10**9, marks=pytest.mark.slow)])
+def test_real_captures_are_sent_byte_for_byte(realdata, tmp_path, venue, public, lines):
+    path = beginning(realdata / f"binance_{venue}" / "btcusdt_20240808.gz", lines, tmp_path)
     rows = recorded(path)
     streams = sorted({stream for _, stream, _ in rows if stream})
     got = played(capture_config(path, aggregates=False), f"{public}/stream?streams={'/'.join(streams)}")[0]
@@ -108,8 +120,8 @@ def test_restamped_frames_carry_the_present(capture, rows):
     assert len(moved) == 1 and moved != {0}
 
 
-def test_microseconds_are_for_spot_alone(capture, realdata):
-    spot = capture_config(realdata / "binance_spot" / "btcusdt_20240808.gz")
+def test_microseconds_are_for_spot_alone(capture, realdata, tmp_path):
+    spot = capture_config(beginning(realdata / "binance_spot" / "btcusdt_20240808.gz", 2_000, tmp_path))
     micro, plain = played(spot, "/ws/btcusdt@trade?timeUnit=MICROSECOND", "/ws/btcusdt@trade")
     assert all(json.loads(a)["T"] == 1000 * json.loads(b)["T"] for a, b in zip(micro[:100], plain))
     usdm, same = played(capture_config(capture), "/public/stream?streams=btcusdt@trade&timeUnit=MICROSECOND", "/public/stream?streams=btcusdt@trade")
@@ -299,7 +311,7 @@ def test_a_blocked_exchange_refuses_rest_and_sockets(capture, status):
     assert with_exchange(capture_config(capture, blocked=status), work) == (status, status)
 
 
-def test_exchange_info_tells_tick_and_step(capture, realdata):
+def test_exchange_info_tells_tick_and_step(capture, realdata, tmp_path):
     async def work(exchange):
         prefix = "/api/v3" if exchange.tape.venue == SPOT else "/fapi/v1"
         info = (await asked(exchange, f"{prefix}/exchangeInfo"))[2]["symbols"][0]
@@ -307,7 +319,7 @@ def test_exchange_info_tells_tick_and_step(capture, realdata):
         return info["symbol"], info["baseAsset"], info["quoteAsset"], filters["PRICE_FILTER"]["tickSize"], filters["LOT_SIZE"]["stepSize"]
 
     assert with_exchange(capture_config(capture), work) == ("BTCUSDT", "BTC", "USDT", "0.10", "0.001")
-    spot = capture_config(realdata / "binance_spot" / "btcusdt_20240808.gz")
+    spot = capture_config(beginning(realdata / "binance_spot" / "btcusdt_20240808.gz", 2_000, tmp_path))
     assert with_exchange(spot, work) == ("BTCUSDT", "BTC", "USDT", "0.01000000", "0.00000100")
 
 
@@ -375,13 +387,8 @@ def test_any_client_syncs_by_the_futures_rule(capture, data):
 @pytest.fixture(scope="module")
 def real_tapes(realdata, tmp_path_factory) -> list:
     """The first seconds of a USD-M and a spot recording."""
-    tapes = []
-    for venue in ("usdm", "spot"):
-        path = tmp_path_factory.mktemp(venue) / "btcusdt"
-        lines = [b"%d %s" % (stamp, frame) for stamp, _, frame in recorded(realdata / f"binance_{venue}" / "btcusdt_20240808.gz")[:3000]]
-        path.write_bytes(b"\n".join(lines))
-        tapes.append(load_tape([path]))
-    return tapes
+    folder = tmp_path_factory.mktemp("real")
+    return [load_tape([beginning(realdata / f"binance_{venue}" / "btcusdt_20240808.gz", 3_000, folder)]) for venue in ("usdm", "spot")]
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -81,11 +81,11 @@ def recentre(ladder, levels, s, b):
     if LEVELS // 4 <= slot < LEVELS - LEVELS // 4:
         return
     shift = slot - LEVELS // 2
-    # what either window did not hold is unknown, even where it comes back into view
+    # what this window did not hold is unknown, even where the next one shows it
     if ladder.cover_low != MISSING:
-        ladder.cover_low = max(ladder.cover_low, ladder.origin_ticks + max(0, shift))
+        ladder.cover_low = max(ladder.cover_low, ladder.origin_ticks)
     if ladder.cover_high != MISSING:
-        ladder.cover_high = min(ladder.cover_high, ladder.origin_ticks + LEVELS - 1 + min(0, shift))
+        ladder.cover_high = min(ladder.cover_high, ladder.origin_ticks + LEVELS - 1)
     for side in range(2):
         count = 0
         for step in range(LEVELS):

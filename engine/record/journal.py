@@ -252,7 +252,7 @@ class JournalWriter:
             self._buffer = bytearray()
         except BaseException as error:
             whole = self._take_back(begin)
-            self._buffer = data
+            self._buffer = bytearray(data)     # a copy: the traceback may hold views of the old one
             if whole and not isinstance(error, OSError):
                 raise
             text = getattr(error, "strerror", "") or error

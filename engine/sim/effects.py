@@ -19,7 +19,6 @@ class Venue(Protocol):
     def now_ms(self) -> int: ...
     def tape_ns(self) -> int: ...
     def deliver(self, items: list[Item]) -> None: ...
-    def spawn(self, work) -> object: ...
 
 
 class _Slow:
@@ -98,12 +97,9 @@ class Effects:
                 case "slow_consumer":
                     client.hold()
                 case "shutdown":
-                    self.venue.spawn(self._shut_down(client, fault))
-
-    async def _shut_down(self, client: Client, fault: Fault) -> None:
-        await client.notice({"e": "serverShutdown", "E": self.venue.now_ms()})
-        if not fault.for_s:
-            client.close(fault.code, fault.reason)
+                    client.notice({"e": "serverShutdown", "E": self.venue.now_ms()})
+                    if not fault.for_s:
+                        client.close(fault.code, fault.reason)
 
     def _end(self, fault: Fault) -> None:
         if fault.kind in ON_FRAMES:

@@ -110,7 +110,6 @@ class Exchange:
         self._restamp_ms = 0
         self._awaiting_depth = 0
         self._arrivals: deque[float] = deque()
-        self._tasks: set[asyncio.Task] = set()
 
     @property
     def fired(self) -> list[Fault]:
@@ -161,25 +160,17 @@ class Exchange:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._player, *self._tasks):
-            task.cancel()
+        self._player.cancel()
         for client in self.clients:
             if client.frozen:
                 client.socket.transport.abort()
         self._server.close()
         await self._server.wait_closed()
-        await asyncio.gather(self._player, *self._tasks, return_exceptions=True)
+        await asyncio.gather(self._player, return_exceptions=True)
 
     def begin(self) -> None:
         """Start to play; before that the tape stands at its first frame."""
         self._begun.set()
-
-    def spawn(self, work) -> asyncio.Task:
-        """Run a coroutine until it ends or the exchange closes."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _play(self) -> None:
         while True:
@@ -285,7 +276,7 @@ class Exchange:
         client.unanswered = self.effects.no_ack
         self.connects += 1
         self.clients.append(client)
-        keepers = [self.spawn(self._keep_alive(client)), self.spawn(self._cut_at_lifetime(client))]
+        keepers = [asyncio.create_task(self._keep_alive(client)), asyncio.create_task(self._cut_at_lifetime(client))]
         try:
             if len(client.address.streams) > self.limits.streams:
                 client.close(1008, "too many streams")

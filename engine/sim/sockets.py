@@ -82,7 +82,7 @@ class Client:
     @property
     def open(self) -> bool:
         """True while frames can be written."""
-        return self.socket.state is State.OPEN and not self.frozen
+        return self.socket.state is State.OPEN and not self.frozen and self._closing is None
 
     def _note(self) -> None:
         now_s = clock.monotonic_s()
@@ -203,9 +203,11 @@ class Client:
         if self.open:
             await self.socket.send(json.dumps(answer, separators=(",", ":")))
 
-    async def notice(self, event: dict) -> None:
-        """Send an event in the form of this socket."""
-        await self.say({"stream": SHUTDOWN_STREAM, "data": event} if self.combined else event)
+    def notice(self, event: dict) -> None:
+        """Write a notice of the venue in the form of this socket."""
+        if self.open:
+            payload = json.dumps({"stream": SHUTDOWN_STREAM, "data": event} if self.combined else event, separators=(",", ":")).encode()
+            self.socket.transport.write(frame_head(len(payload)) + payload)
 
     async def control(self, message: str | bytes) -> None:
         """Carry out and answer one request of the client."""
