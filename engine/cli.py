@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from engine import arguments
 from engine.errors import BadInput, CheckFailed, TapeguardError
 
 
@@ -33,112 +34,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
-    parser = argparse.ArgumentParser(prog="tapeguard", description="Record order flow, replay it through one loop, and measure exit rules "
-                                     "for MetaTrader 5 positions.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--data", type=Path, default=Path(os.environ.get("TAPEGUARD_DATA", "data")), metavar="DIR",
-                        help="data root (default: TAPEGUARD_DATA, else ./data)")
-    shared.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, parents=[shared], help=text, description=text)
-        sub.set_defaults(command=function)
-        return sub
-
-    sub = command("demo", demo, "generate a seeded market, record it, replay and measure every rule on it; no network, no account")
-    sub.add_argument("--seed", type=int, default=1, help="of the generated market (default: 1)")
-    sub.add_argument("--minutes", type=float, default=15.0, help="length of the market (default: 15)")
-
-    sub = command("import", import_, "turn recorded files into one session")
-    sub.add_argument("paths", nargs="+", type=Path, metavar="PATH",
-                     help="capture lines, cryptofeed, Binance archive, tardis.dev CSV, MT5 ticks; formats are told by content")
-    sub.add_argument("--name", help="session name (default: symbols and time)")
-    sub.add_argument("--symbol", help="the only symbol that may be in the files")
-    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], help="where the files do not say")
-    sub.add_argument("--tick", action="append", default=[], metavar="SYMBOL=SIZE", help="price tick (default: the step that fits every price)")
-    sub.add_argument("--lot", action="append", default=[], metavar="SYMBOL=SIZE", help="quantity step (default: likewise)")
-    sub.add_argument("--latency-ms", type=float, default=0.0, help="added to venue time where files hold no receive time (default: 0)")
-    sub.add_argument("--server-offset", type=float, metavar="HOURS", help="broker clock of MT5 tick exports minus UTC, where the file cannot tell")
-    sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
-
-    sub = command("record", record, "record Binance live into a session; Ctrl-C ends with a checked session")
-    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
-    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
-    sub.add_argument("--name", help="session name (default: symbols, venue and time)")
-    sub.add_argument("--stream", choices=["trade", "aggTrade"], default="trade", help="trades one by one, or aggregated (default: trade)")
-    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
-    sub.add_argument("--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)")
-    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
-    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
-    sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
-    sub.add_argument("--rest", help="another REST base")
-    sub.add_argument("--quiet", action="store_true", help="no live table")
-    sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
-
-    sub = command("sim", sim, "a Binance-protocol server on loopback that replays a capture, with faults")
-    sub.add_argument("what", choices=["exchange"], help="what to simulate")
-    sub.add_argument("captures", nargs="+", type=Path, metavar="CAPTURE", help="capture files")
-    sub.add_argument("--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)")
-    sub.add_argument("--port", type=int, default=0, help="on loopback (default: a free one)")
-    sub.add_argument("--loop", action="store_true", help="play again at the end")
-    sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
-    sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
-
-    command("sessions", sessions, "list the sessions")
-    sub = command("check", check, "verify hashes, sequence, gaps, the book against the venue's best quotes, and the clock")
-    sub.add_argument("session", metavar="SESSION", help="name or folder")
-    sub = command("sql", sql, "ask a question of a session's tables, in SQL (DuckDB)")
-    sub.add_argument("session", metavar="SESSION", help="name or folder")
-    sub.add_argument("query", metavar="QUERY", help='such as "select side, sum(qty) from trades group by side"')
-    sub = command("rules", rules, "list the exit rules, their presets and parameters")
-    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
-    sub = command("replay", replay, "replay a session: what each rule decides, what the fills would have been, and a digest")
-    sub.add_argument("session", nargs="?", metavar="SESSION", help="name or folder")
-    add_plan(sub).add_argument("--again", type=Path, metavar="RUN", help="repeat a run from its own folder and compare digests")
-    sub.add_argument("--recorded-exits", action="store_true", help="close trades when the file says they were closed")
-    sub = command("measure", measure, "trades saved by each rule, against matched random exits: table, JSON, HTML report")
-    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
-    add_plan(sub)
-    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
-    sub.add_argument("--draws", type=int, default=999, help="random exits drawn for each p-value (default: 999)")
-    sub.add_argument("--report", type=Path, metavar="FILE", help="HTML report (default: measure.html under the data root's reports)")
-    sub = command("sweep", sweep, "try many parameter sets in one pass; every set is counted, the winner's luck is taken off")
-    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
-    add_plan(sub)
-    sub.add_argument("--grid", action="append", required=True, metavar="RULE.PARAM=A:B:N",
-                     help="N values from A to B, or A:B:N:log, or a list 1,2,3; may be repeated")
-    sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
-    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
-    return parser
-
-
-def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
-    """Add the arguments that say which trades, which rules and which fills; return the group the trades belong to."""
-    source = sub.add_mutually_exclusive_group()
-    source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
-    source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
-    sub.add_argument("--rules", default="all", metavar="LIST",
-                     help="name[:preset][=mode], comma separated; modes off alert shadow act; or all, none (default: all)")
-    sub.add_argument("--set", action="append", default=[], metavar="RULE.PARAM=VALUE", help="change a parameter; may be repeated")
-    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
-    sub.add_argument("--quotes", default="", metavar="SPEC",
-                     help="model broker quotes where none were recorded: spread=2bps,basis=0bps,lag=100ms,tick=0.01")
-    sub.add_argument("--model-quotes", action="store_true", help="model them even where some were recorded")
-    sub.add_argument("--latency-ms", type=float, default=250.0, help="decision to fill (default: 250)")
-    sub.add_argument("--slippage-ticks", type=int, default=0, help="against the trader on market exits, broker ticks (default: 0)")
-    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
-    sub.add_argument("--volume-step", default="0.01", help="lots (default: 0.01)")
-    sub.add_argument("--server-offset", type=float, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)")
-    sub.add_argument("--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)")
-    return source
+    return arguments.build(
+        {
+            "demo": demo,
+            "import": import_,
+            "record": record,
+            "sim": sim,
+            "sessions": sessions,
+            "check": check,
+            "sql": sql,
+            "rules": rules,
+            "replay": replay,
+            "measure": measure,
+            "sweep": sweep,
+        }
+    )
 
 
 def console():
     """Return the console for a person's output."""
     from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -156,6 +72,7 @@ def find_session(args: argparse.Namespace, name: str | None = None):
     """Open the session named on the command line: a folder, or a name under the data root."""
     from engine.errors import nearest
     from engine.record.store import Session, sessions_folder
+
     name = args.session if name is None else name
     given = Path(name)
     if (given / "manifest.json").is_file() or given.is_dir() and len(given.parts) > 1:
@@ -172,21 +89,39 @@ def demo(args: argparse.Namespace) -> None:
     """Generate, record, check, replay."""
     from engine import screen
     from engine.demo import demo as run
+
     result = run(args.data, args.seed, args.minutes, lambda text: print(text, file=sys.stderr))
     tables = screen.replay_tables(result["replay"], result["modes"])
-    show(args, result, screen.check_table(result["check"]), *tables, screen.measure_parts(result["measure"])[0],
-         f"digest {result['replay']['digest'][:16]}  run {result['replay']['path']}  report {result['measure']['report']}",
-         "The market is generated and has no edge outside its planted events: the numbers show that the path works, not that a rule earns.")
+    show(
+        args,
+        result,
+        screen.check_table(result["check"]),
+        *tables,
+        screen.measure_parts(result["measure"])[0],
+        f"digest {result['replay']['digest'][:16]}  run {result['replay']['path']}  report {result['measure']['report']}",
+        "The market is generated and has no edge outside its planted events: the numbers show that the path works, not that a rule earns.",
+    )
 
 
 def import_(args: argparse.Namespace) -> None:
     """Import files into a session."""
     from engine import screen
     from engine.record.importer import import_files
+
     with screen.progress("importing", args.json) as report:
-        result = import_files(args.paths, args.data, name=args.name, symbol=args.symbol, venue=args.venue, ticks=pairs(args.tick, "--tick"),
-                              lots=pairs(args.lot, "--lot"), latency_ms=args.latency_ms, skip_limit=args.skip_limit,
-                              server_offset_s=None if args.server_offset is None else int(args.server_offset * 3600), progress=report)
+        result = import_files(
+            args.paths,
+            args.data,
+            name=args.name,
+            symbol=args.symbol,
+            venue=args.venue,
+            ticks=pairs(args.tick, "--tick"),
+            lots=pairs(args.lot, "--lot"),
+            latency_ms=args.latency_ms,
+            skip_limit=args.skip_limit,
+            server_offset_s=None if args.server_offset is None else int(args.server_offset * 3600),
+            progress=report,
+        )
     skipped = [f"skipped {entry['file']} line {entry['line']}: {entry['reason']}" for entry in result["skipped"][:10]]
     show(args, result, screen.import_table(result), *skipped, f"{result['path']} in {result['seconds']} s")
 
@@ -199,6 +134,7 @@ def record(args: argparse.Namespace) -> int:
     from engine.record.recorder import Options
     from engine.record.session import record_session
     from engine.sources.binance import LIVE, Endpoint
+
     base = LIVE[args.venue]
     endpoint = Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest)
     options = Options(endpoint, [symbol.upper() for symbol in args.symbols], args.stream, duration_s=args.seconds)
@@ -209,8 +145,15 @@ def record(args: argparse.Namespace) -> int:
         result = record_session(options, args.data, args.name, args.keep, show_status, say, **journal)
     else:
         with Live(console=screen.STDERR, refresh_per_second=4) as live:
-            result = record_session(options, args.data, args.name, args.keep, lambda recorder: live.update(screen.record_table(recorder.status())),
-                                    live.console.print, **journal)
+            result = record_session(
+                options,
+                args.data,
+                args.name,
+                args.keep,
+                lambda recorder: live.update(screen.record_table(recorder.status())),
+                live.console.print,
+                **journal,
+            )
     checked = result.get("check")
     show(args, result, screen.import_table(result), *([screen.check_table(checked)] if checked else []), str(result["path"]))
     return 0 if checked is None or checked["ok"] else CheckFailed.exit_code
@@ -221,6 +164,7 @@ def sim(args: argparse.Namespace) -> None:
     import asyncio
 
     from engine.sim.exchange import Exchange, ExchangeConfig
+
     rates = {kind: float(rate) for kind, rate in pairs(args.fault, "--fault", upper=False).items()}
     if rates:
         print(f"seed {args.seed}", file=sys.stderr)
@@ -230,6 +174,7 @@ def sim(args: argparse.Namespace) -> None:
         async with Exchange(config) as exchange:
             print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
             await asyncio.Event().wait()
+
     asyncio.run(serve())
 
 
@@ -248,6 +193,7 @@ def sessions(args: argparse.Namespace) -> None:
     """List sessions."""
     from engine import screen
     from engine.record.catalog import list_sessions
+
     entries = list_sessions(args.data)
     problems = [f"{entry['session']}: {entry['problem']}" for entry in entries if entry.get("problem")]
     show(args, entries, screen.sessions_table(entries), *problems)
@@ -257,6 +203,7 @@ def check(args: argparse.Namespace) -> int:
     """Check a session."""
     from engine import screen
     from engine.record.quality import check_session
+
     result = check_session(find_session(args))
     show(args, result, screen.check_table(result), *(f"problem: {text}" for text in result["problems"]))
     return 0 if result["ok"] else CheckFailed.exit_code
@@ -266,9 +213,12 @@ def sql(args: argparse.Namespace) -> None:
     """Query a session."""
     from engine import screen
     from engine.record.query import run_sql
+
     columns, rows = run_sql(find_session(args), args.query)
-    table = {"columns": columns, "rows": [[value if isinstance(value, int | float | str | None) else str(value) for value in row]
-                                          for row in rows]}
+    table = {
+        "columns": columns,
+        "rows": [[value if isinstance(value, int | float | str | None) else str(value) for value in row] for row in rows],
+    }
     show(args, table, screen.sql_table(columns, rows))
 
 
@@ -277,13 +227,22 @@ def rules(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from engine.rules import find_rules
+
     found = find_rules(args.rules_dir)
     table = Table("rule", "preset", "parameters", title="Exit rules")
     for rule in found.values():
         for preset, params in rule.presets.items():
             table.add_row(rule.name, preset, " ".join(f"{name}={getattr(params, name):g}" for name, _ in rule.params_fields))
-    result = {name: {"doc": rule.doc, "presets": {preset: {field: getattr(params, field) for field, _ in rule.params_fields}
-                                                  for preset, params in rule.presets.items()}} for name, rule in found.items()}
+    result = {
+        name: {
+            "doc": rule.doc,
+            "presets": {
+                preset: {field: getattr(params, field) for field, _ in rule.params_fields}
+                for preset, params in rule.presets.items()
+            },
+        }
+        for name, rule in found.items()
+    }
     show(args, result, table, *(f"{name}: {rule.doc}" for name, rule in found.items()))
 
 
@@ -293,11 +252,16 @@ def replay(args: argparse.Namespace) -> int:
     from engine.replay import replay as run
     from engine.replay import replay_again
     from engine.runlog import read_manifest
+
     if args.again:
         before = read_manifest(args.again)["digest"]
         result = replay_again(args.again, args.data, find_session(args).path if args.session else None)
         same = before == result["digest"]
-        show(args, {**result, "identical": same}, f"{'identical' if same else 'DIFFERENT'}: {before[:16]} then {result['digest'][:16]}")
+        show(
+            args,
+            {**result, "identical": same},
+            f"{'identical' if same else 'DIFFERENT'}: {before[:16]} then {result['digest'][:16]}",
+        )
         return 0 if same else CheckFailed.exit_code
     if not args.session:
         raise BadInput("name a session to replay; tapeguard sessions lists them")
@@ -305,8 +269,13 @@ def replay(args: argparse.Namespace) -> int:
     with screen.progress("replaying", args.json) as report:
         result = run(plan, args.data, inputs, report)
     tables = screen.replay_tables(result, {choice.rule.name: choice.mode for choice in plan.choices})
-    show(args, result, *tables, f"{result['events']:,} events, {result['decisions']:,} decisions, digest {result['digest'][:16]}",
-         f"run {result['path']} in {result['seconds']['total']} s")
+    show(
+        args,
+        result,
+        *tables,
+        f"{result['events']:,} events, {result['decisions']:,} decisions, digest {result['digest'][:16]}",
+        f"run {result['path']} in {result['seconds']['total']} s",
+    )
     return 0
 
 
@@ -316,6 +285,7 @@ def measure(args: argparse.Namespace) -> None:
     from engine.measure.measure import Options
     from engine.measure.measure import measure as run
     from engine.report.html import write_report
+
     if args.draws < 99:
         raise BadInput(f"--draws {args.draws}: a p-value needs at least 99 draws; 999 is usual")
     made = [make_plan(args, find_session(args, name)) for name in args.session]
@@ -334,13 +304,23 @@ def sweep(args: argparse.Namespace) -> None:
     from engine import screen
     from engine.measure.ledger import ledger_path
     from engine.measure.sweep import sweep as run
+
     if args.workers < 1:
         raise BadInput(f"--workers {args.workers}: at least one process is needed")
     made = [make_plan(args, find_session(args, name)) for name in args.session]
     plans = [plan for plan, _ in made]
     with screen.progress("sweeping", args.json) as report:
-        result = run(plans, plans[0].choices, args.grid, plans[0].settings, args.workers, report, ledger=ledger_path(args.data),
-                     trades=json.dumps(made[0][1], sort_keys=True), seed=args.seed)
+        result = run(
+            plans,
+            plans[0].choices,
+            args.grid,
+            plans[0].settings,
+            args.workers,
+            report,
+            ledger=ledger_path(args.data),
+            trades=json.dumps(made[0][1], sort_keys=True),
+            seed=args.seed,
+        )
     show(args, result, *screen.sweep_parts(result))
 
 
@@ -353,6 +333,7 @@ def make_plan(args: argparse.Namespace, session):
     from engine.rules import choose, find_rules
     from engine.run import Settings
     from engine.sources.history import load_trades
+
     if not args.trades and not args.entries:
         raise BadInput("give --trades FILE or --entries SPEC, such as --entries every=10s,side=both,sl=20bps,tp=30bps,max=300s")
     if args.latency_ms < 0 or args.cooldown_ms < 0 or args.slippage_ticks < 0 or args.chunk < 0:
@@ -369,9 +350,20 @@ def make_plan(args: argparse.Namespace, session):
         if not spec.symbol and len(leading or names) > 1:
             raise BadInput(f"session {session.id} has several symbols; add symbol= to --entries, one of {', '.join(names)}")
         trades = plan_entries(spec, session.manifest["first_recv_ns"], session.manifest["last_recv_ns"], (leading or names)[0])
-    settings = Settings(latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6), slippage_ticks=args.slippage_ticks)
-    return Plan(session, trades, choices, settings, parse_quotes(args.quotes), args.model_quotes, args.volume_step, getattr(args, "recorded_exits", False),
-                args.chunk), inputs
+    settings = Settings(
+        latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6), slippage_ticks=args.slippage_ticks
+    )
+    return Plan(
+        session,
+        trades,
+        choices,
+        settings,
+        parse_quotes(args.quotes),
+        args.model_quotes,
+        args.volume_step,
+        getattr(args, "recorded_exits", False),
+        args.chunk,
+    ), inputs
 
 
 if __name__ == "__main__":

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
-from engine.kernel import records as R
-from engine.kernel.market import DECISION, FILL, MARKET, POSITION
 from engine.link import KERNEL, link
 from engine.rules import MODES, Choice, blank
 
-_ORDER = ("market core constants ladders levels pending windows slots slot running sweeps sweep_counts samples basis ordered bins usual history "
-          "below medians scratch positions active active_count states defaults params modes settings latches actions occasions stops "
-          "shares decisions fills counts").split()
+_ORDER = (
+    "market core constants ladders levels pending windows slots slot running sweeps sweep_counts samples basis ordered bins usual history "
+    "below medians scratch positions active active_count states defaults params modes settings latches actions occasions stops "
+    "shares decisions fills counts"
+).split()
 _OUTPUTS = {"decisions", "fills", "counts"}
 
 
@@ -47,7 +48,7 @@ class Settings:
     slippage_ticks: int = 0
 
 
-def _constants(pairs: list[Pair]) -> np.ndarray:
+def _constants(R, pairs: list[Pair]) -> np.ndarray:
     rows = np.zeros(len(pairs), R.SYMBOL)
     for row, pair in zip(rows, pairs, strict=True):
         per_usd = 1 / (Fraction(pair.tick_size) * Fraction(pair.lot_size))
@@ -61,17 +62,27 @@ def _constants(pairs: list[Pair]) -> np.ndarray:
     return rows
 
 
-def _core(n: int) -> np.ndarray:
+def _core(R, n: int) -> np.ndarray:
     rows = np.zeros(n, R.CORE)
-    for name in ("top_id", "tape_from_ns", "mid_from_ns", "last_trade_id", "sample_ns", "sample_mid2",
-                 "second_ns", "high2", "low2", "quote_from_ns"):
+    for name in (
+        "top_id",
+        "tape_from_ns",
+        "mid_from_ns",
+        "last_trade_id",
+        "sample_ns",
+        "sample_mid2",
+        "second_ns",
+        "high2",
+        "low2",
+        "quote_from_ns",
+    ):
         rows[name] = R.MISSING
     return rows
 
 
-def _market(n: int) -> np.ndarray:
-    rows = np.zeros(n, MARKET)
-    rows[:] = blank(MARKET)
+def _market(layout, n: int) -> np.ndarray:
+    rows = np.zeros(n, layout.MARKET)
+    rows[:] = blank(layout.MARKET)
     for name in ("seq", "kind", "mid_ok", "tape_ok", "book_ok", "basis_ok", "cvd_lots", "whale_prints", "whale_sweeps"):
         rows[name] = 0
     for side in ("bid", "ask"):
@@ -83,32 +94,62 @@ def _market(n: int) -> np.ndarray:
 class Run:
     """One compiled loop with its state: the same object in replay and live."""
 
-    def __init__(self, pairs: list[Pair], variants: list[list[Choice]], settings: list[Settings], *, slots: int = 64,
-                 interpreted: bool = False, kernel: Path = KERNEL):
+    def __init__(
+        self,
+        pairs: list[Pair],
+        variants: list[list[Choice]],
+        settings: list[Settings],
+        *,
+        slots: int = 64,
+        interpreted: bool = False,
+        kernel: Path = KERNEL,
+    ):
         self.rules = [choice.rule for choice in variants[0]]
         self.module, self.folder = link(self.rules, kernel)
         self._loop = self.module.run.py_func if interpreted else self.module.run
+        # the linked kernel's own layouts: an archived run keeps its own
+        R, layout = (import_module(f"{self.module.__package__}.{name}") for name in ("records", "market"))
         n, v, r = len(pairs), len(variants), len(self.rules)
         votes = self.module.__dict__["ask_rules"].__globals__
         outputs = max(4096, 2 * v * slots * max(r, 4))
         a = self.arrays = {
-            "market": _market(n), "core": _core(n), "constants": _constants(pairs),
-            "ladders": np.full((n, 2), 0, R.LADDER), "levels": np.zeros((n, 2, 2, R.LEVELS), np.int64),
-            "pending": np.zeros((n, R.PENDING), R.PENDING_ROW), "windows": np.zeros((n, R.N_WINDOWS, R.N_WINDOW), np.int64),
-            "slots": np.zeros((n, R.SLOTS, R.N_SLOT), np.int64), "slot": np.zeros((n, R.N_SUMS), np.int64),
+            "market": _market(layout, n),
+            "core": _core(R, n),
+            "constants": _constants(R, pairs),
+            "ladders": np.full((n, 2), 0, R.LADDER),
+            "levels": np.zeros((n, 2, 2, R.LEVELS), np.int64),
+            "pending": np.zeros((n, R.PENDING), R.PENDING_ROW),
+            "windows": np.zeros((n, R.N_WINDOWS, R.N_WINDOW), np.int64),
+            "slots": np.zeros((n, R.SLOTS, R.N_SLOT), np.int64),
+            "slot": np.zeros((n, R.N_SUMS), np.int64),
             "running": np.zeros((n, 2), R.SWEEP),
-            "sweeps": np.zeros((n, R.SWEEPS), np.uint8), "sweep_counts": np.zeros((n, R.BUCKETS), np.int64),
-            "samples": np.zeros((n, R.SAMPLES, 2), np.int64), "basis": np.zeros((n, R.BASIS), np.int64),
-            "ordered": np.zeros((n, R.BASIS), np.int64), "bins": np.zeros((n, 2, R.BINS), np.int64),
-            "usual": np.zeros((n, 2, R.BINS, R.BUCKETS + 1), np.int64), "history": np.zeros((n, 2, R.REFERENCE, R.BINS), np.uint8),
-            "below": np.zeros((n, 2, R.BINS), np.int64), "medians": np.zeros((n, 2, R.BINS), np.int64),
-            "scratch": np.zeros(R.BINS, np.int64), "positions": np.zeros((v, slots), POSITION),
-            "active": np.zeros((v, slots), np.int64), "active_count": np.zeros(v, np.int64),
-            "states": np.zeros((v, slots), votes["STATE"]), "defaults": np.zeros(1, votes["STATE"]),
-            "params": np.zeros(v, votes["PARAMS"]), "modes": np.zeros((v, r), np.int64), "settings": np.zeros(v, R.SETTINGS),
-            "latches": np.zeros((v, slots, r, 4), np.int64), "actions": np.zeros(r, np.int64), "occasions": np.zeros(r, np.int64),
-            "stops": np.zeros(r, np.int64), "shares": np.zeros(r), "decisions": np.zeros(outputs, DECISION),
-            "fills": np.zeros(max(4096, 4 * v * slots), FILL), "counts": np.zeros(2, np.int64),
+            "sweeps": np.zeros((n, R.SWEEPS), np.uint8),
+            "sweep_counts": np.zeros((n, R.BUCKETS), np.int64),
+            "samples": np.zeros((n, R.SAMPLES, 2), np.int64),
+            "basis": np.zeros((n, R.BASIS), np.int64),
+            "ordered": np.zeros((n, R.BASIS), np.int64),
+            "bins": np.zeros((n, 2, R.BINS), np.int64),
+            "usual": np.zeros((n, 2, R.BINS, R.BUCKETS + 1), np.int64),
+            "history": np.zeros((n, 2, R.REFERENCE, R.BINS), np.uint8),
+            "below": np.zeros((n, 2, R.BINS), np.int64),
+            "medians": np.zeros((n, 2, R.BINS), np.int64),
+            "scratch": np.zeros(R.BINS, np.int64),
+            "positions": np.zeros((v, slots), layout.POSITION),
+            "active": np.zeros((v, slots), np.int64),
+            "active_count": np.zeros(v, np.int64),
+            "states": np.zeros((v, slots), votes["STATE"]),
+            "defaults": np.zeros(1, votes["STATE"]),
+            "params": np.zeros(v, votes["PARAMS"]),
+            "modes": np.zeros((v, r), np.int64),
+            "settings": np.zeros(v, R.SETTINGS),
+            "latches": np.zeros((v, slots, r, 4), np.int64),
+            "actions": np.zeros(r, np.int64),
+            "occasions": np.zeros(r, np.int64),
+            "stops": np.zeros(r, np.int64),
+            "shares": np.zeros(r),
+            "decisions": np.zeros(outputs, layout.DECISION),
+            "fills": np.zeros(max(4096, 4 * v * slots), layout.FILL),
+            "counts": np.zeros(2, np.int64),
         }
         for side in ("bid_ticks", "ask_ticks", "cover_low", "cover_high", "last_id"):
             a["ladders"][side] = R.MISSING
@@ -126,7 +167,7 @@ class Run:
                 a["modes"][v, r] = MODES[choice.mode]
                 for name, _ in choice.rule.params_fields:
                     a["params"][choice.rule.name][name][v] = getattr(choice.params, name, 0)
-            for name in R.SETTINGS.names:
+            for name in a["settings"].dtype.names:
                 a["settings"][name][v] = getattr(settings[v], name)
 
     def feed(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +187,10 @@ class Run:
             if reached == at and not counts.any():
                 raise RuntimeError("the kernel cannot go on: an output buffer is too small for one event")
             at = reached
-        return (np.concatenate(decisions) if decisions else np.zeros(0, DECISION),
-                np.concatenate(fills) if fills else np.zeros(0, FILL))
+        return (
+            np.concatenate(decisions) if decisions else self.arrays["decisions"][:0].copy(),
+            np.concatenate(fills) if fills else self.arrays["fills"][:0].copy(),
+        )
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Return a copy of all state."""

@@ -32,7 +32,9 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
     if quiet or not STDERR.is_terminal:
         yield None
         return
-    with Progress(TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=STDERR, transient=True) as bar:
+    with Progress(
+        TextColumn(what), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=STDERR, transient=True
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -51,9 +53,16 @@ def sessions_table(entries: list[dict]) -> Table:
         first, last = entry.get("first_recv_ns"), entry.get("last_recv_ns")
         length = f"{(last - first) / 1e9:,.0f} s" if first is not None and last is not None else "-"
         rows = entry.get("rows")
-        table.add_row(entry["session"], entry.get("venue") or "-", " ".join(entry.get("symbols") or []), utc(first), length,
-                      f"{sum(rows.values()):,}" if isinstance(rows, dict) else f"{rows or 0:,}", size(entry.get("bytes") or 0),
-                      entry["state"])
+        table.add_row(
+            entry["session"],
+            entry.get("venue") or "-",
+            " ".join(entry.get("symbols") or []),
+            utc(first),
+            length,
+            f"{sum(rows.values()):,}" if isinstance(rows, dict) else f"{rows or 0:,}",
+            size(entry.get("bytes") or 0),
+            entry["state"],
+        )
     return table
 
 
@@ -77,7 +86,9 @@ def check_table(result: dict) -> Table:
     table.add_row("trade ids", f"{result['trade_ids']['breaks']:,} breaks, {result['trade_ids']['missing']:,} missing")
     table.add_row("gaps recorded", f"{len(result['sequence']['gaps']):,}")
     table.add_row("book = venue's best quote", f"{book['equal']:,} of {book['compared']:,} compared, {book['crossed']} crossed")
-    table.add_row("receive - event time", f"{offset['min']:.1f} / {offset['median']:.1f} / {offset['max']:.1f} ms" if known else "not known")
+    table.add_row(
+        "receive - event time", f"{offset['min']:.1f} / {offset['median']:.1f} / {offset['max']:.1f} ms" if known else "not known"
+    )
     for stream, share in result["coverage"].items():
         table.add_row(f"trusted: {stream}", "-" if share is None else f"{share:.2%}")
     return table
@@ -90,11 +101,20 @@ def replay_tables(result: dict, modes: dict[str, str]) -> list:
         if modes.get(name, "off") != "off":
             rules.add_row(name, modes[name], *(f"{counts[action]:,}" for action in ("alert", "tighten", "partial", "close")))
     ends = _table("Trades", "ended by", "count")
-    words = {"stopped": "stop (own or moved)", "taken": "take profit", "timed_out": "time limit", "rule_closed": "a rule",
-             "recorded_close": "the recorded exit"}
+    words = {
+        "stopped": "stop (own or moved)",
+        "taken": "take profit",
+        "timed_out": "time limit",
+        "rule_closed": "a rule",
+        "recorded_close": "the recorded exit",
+    }
     for code, word in words.items():
         ends.add_row(word, f"{result['fills'][code]:,}")
-    return [rules, ends, f"{result['trades']:,} trades closed, mean {_r(result['mean_r'])} (descriptive: not what a rule is worth)"]
+    return [
+        rules,
+        ends,
+        f"{result['trades']:,} trades closed, mean {_r(result['mean_r'])} (descriptive: not what a rule is worth)",
+    ]
 
 
 def _r(value: float | None) -> str:
@@ -103,27 +123,59 @@ def _r(value: float | None) -> str:
 
 def measure_parts(result: dict) -> list:
     """Return the outcome table over all trades, and one sentence for each rule."""
-    table = _table(f"{result['trades']:,} trades, mechanical baseline {_r(result['baseline_r'])}, {result['quotes']} quotes", "rule", "fired",
-                   "saved", "improved", "neutral", "harmed", "too late", "change R", "excess R", "p (Holm)", "verdict")
+    table = _table(
+        f"{result['trades']:,} trades, mechanical baseline {_r(result['baseline_r'])}, {result['quotes']} quotes",
+        "rule",
+        "fired",
+        "saved",
+        "improved",
+        "neutral",
+        "harmed",
+        "too late",
+        "change R",
+        "excess R",
+        "p (Holm)",
+        "verdict",
+    )
     for name, rule in result["rules"].items():
         excess = rule["excess_r"]
-        table.add_row(name, *(f"{rule[key]:,}" for key in ("fired", "saved", "improved", "neutral", "harmed", "too_late")),
-                      f"{rule['delta_r']['mean']:+.3f}", "-" if excess["mean"] is None else f"{excess['mean']:+.3f}",
-                      f"{excess['p_holm']:.3f}", rule["verdict"])
+        table.add_row(
+            name,
+            *(f"{rule[key]:,}" for key in ("fired", "saved", "improved", "neutral", "harmed", "too_late")),
+            f"{rule['delta_r']['mean']:+.3f}",
+            "-" if excess["mean"] is None else f"{excess['mean']:+.3f}",
+            f"{excess['p_holm']:.3f}",
+            rule["verdict"],
+        )
     sentences = [f"\n[bold]{name}[/bold] {rule['sentence']}" for name, rule in result["rules"].items()]
     return [table, *sentences]
 
 
 def sweep_parts(result: dict) -> list:
     """Return the best sets, the grid as a heatmap, and what may be said of the winner."""
-    best = _table(f"{result['sets']:,} sets, {result['trades']:,} trades, {result['quotes']} quotes", "set", "change R", "fires", "t", "p (adjusted)")
+    best = _table(
+        f"{result['sets']:,} sets, {result['trades']:,} trades, {result['quotes']} quotes",
+        "set",
+        "change R",
+        "fires",
+        "t",
+        "p (adjusted)",
+    )
     for entry in result["best"]:
-        best.add_row(" ".join(f"{name}={value:g}" for name, value in entry["set"].items()), f"{entry['mean_delta_r']:+.4f}",
-                     f"{entry['fires']:,}", f"{entry['t']:+.2f}", f"{entry['adjusted_p']:.3f}")
+        best.add_row(
+            " ".join(f"{name}={value:g}" for name, value in entry["set"].items()),
+            f"{entry['mean_delta_r']:+.4f}",
+            f"{entry['fires']:,}",
+            f"{entry['t']:+.2f}",
+            f"{entry['adjusted_p']:.3f}",
+        )
     winner = result["winner"]
     fair = "not known (too few blocks)" if winner["other_half_r"] is None else f"{winner['other_half_r']:+.4f} R"
-    text = (f"Winner {winner['mean_delta_r']:+.4f} R; chosen on one half and looked at on the other: {fair}. Adjusted p {result['adjusted_p']:.3f}, "
-            f"{result['configurations_tried']:,} configurations tried. Verdict: {result['verdict']}.")
+    text = (
+        f"Winner {winner['mean_delta_r']:+.4f} R; chosen on one half and "
+        f"looked at on the other: {fair}. Adjusted p {result['adjusted_p']:.3f}, "
+        f"{result['configurations_tried']:,} configurations tried. Verdict: {result['verdict']}."
+    )
     return [best, _heat_table(result["heatmap"]), text, *result["notes"]]
 
 
@@ -131,25 +183,54 @@ def _heat_table(heat: dict) -> Table:
     """Return the mean change over the first two axes, coloured from worst to best."""
     cells = [value for row in heat["mean_delta_r"] for value in row if value is not None]
     reach = max((abs(value) for value in cells), default=0.0) or 1.0
-    table = _table(f"Mean change R: {heat['x']} across" + (f", {heat['y']} down" if heat["y"] else ""), heat["y"] or "",
-                   *(f"{value:g}" for value in heat["x_values"]))
+    table = _table(
+        f"Mean change R: {heat['x']} across" + (f", {heat['y']} down" if heat["y"] else ""),
+        heat["y"] or "",
+        *(f"{value:g}" for value in heat["x_values"]),
+    )
     for name, row in zip([f"{value:g}" for value in heat["y_values"]] or [""], heat["mean_delta_r"], strict=True):
-        table.add_row(name, *("-" if value is None else f"[{'' if abs(value) > reach / 2 else 'dim '}{'green' if value > 0 else 'red'}]{value:+.3f}[/]"
-                              for value in row))
+        table.add_row(
+            name,
+            *(
+                "-"
+                if value is None
+                else f"[{'' if abs(value) > reach / 2 else 'dim '}{'green' if value > 0 else 'red'}]{value:+.3f}[/]"
+                for value in row
+            ),
+        )
     return table
 
 
 def record_table(status: dict) -> Table:
     """Return the state of a recording: each stream's rate, age, holes, and the journal's."""
-    table = _table(f"Recording for {status['seconds']:,.0f} s: {status['kept']:,} frames kept, {status['journal_bytes'] / 1e6:,.1f} MB, "
-                   f"{status['not_synced']:,} not yet on disk", "stream", "frames", "per s", "age s", "holes", "duplicates", "state")
+    table = _table(
+        f"Recording for {status['seconds']:,.0f} s: {status['kept']:,} frames kept, {status['journal_bytes'] / 1e6:,.1f} MB, "
+        f"{status['not_synced']:,} not yet on disk",
+        "stream",
+        "frames",
+        "per s",
+        "age s",
+        "holes",
+        "duplicates",
+        "state",
+    )
     for name, stream in status["streams"].items():
         symbol = name.partition("@")[0].upper()
         state = status["books"].get(symbol, "") if "@depth" in name and stream["state"] == "ok" else stream["state"]
-        table.add_row(name, f"{stream['frames']:,}", f"{stream['per_s']:,.1f}", "-" if stream["age_s"] is None else f"{stream['age_s']:.1f}",
-                      f"{stream['holes']:,}", f"{stream['duplicates']:,}", state)
-    table.caption = (f"{status['connections']} connections, {status['failures']} failures{': ' + status['last_failure'] if status['last_failure'] else ''}; "
-                     f"slowest frame {status['slowest_take_ms']:.1f} ms; Ctrl-C ends and checks the session")
+        table.add_row(
+            name,
+            f"{stream['frames']:,}",
+            f"{stream['per_s']:,.1f}",
+            "-" if stream["age_s"] is None else f"{stream['age_s']:.1f}",
+            f"{stream['holes']:,}",
+            f"{stream['duplicates']:,}",
+            state,
+        )
+    table.caption = (
+        f"{status['connections']} connections, {status['failures']} failures"
+        f"{': ' + status['last_failure'] if status['last_failure'] else ''}; "
+        f"slowest frame {status['slowest_take_ms']:.1f} ms; Ctrl-C ends and checks the session"
+    )
     return table
 
 

@@ -61,11 +61,13 @@ class Found:
     plants: int
     fires: int
     hits: int
+    on_decoys: int             # alarms for either side from the start of a decoy to its end and a little
     delays_s: tuple[float, ...]
     hours: float
 
     def __add__(self, other: "Found") -> "Found":
-        return Found(self.plants + other.plants, self.fires + other.fires, self.hits + other.hits, self.delays_s + other.delays_s,
+        return Found(self.plants + other.plants, self.fires + other.fires, self.hits + other.hits,
+                     self.on_decoys + other.on_decoys, self.delays_s + other.delays_s,
                      self.hours + other.hours)
 
 
@@ -90,11 +92,13 @@ def hunted(hunt: Hunt) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         session, planted = recorded(hunt.config, Path(folder))
         fires = alarms(hunt, session)
-    labels = [label for label in planted if label["kind"] == hunt.kind]
-    free, delays = list(fires), []
+    labels = [label for label in planted if label["kind"] == hunt.kind and not label["decoy"]]
+    late_ns, free, delays = round(hunt.after_s * S), list(fires), []
+    decoys = [(label["start_ns"], label["end_ns"] + late_ns) for label in planted if label["decoy"]]
+    fooled = sum(any(start <= at <= end for start, end in decoys) for at, _ in fires)
     for label in labels:
-        side, end_ns = label["side"] * hunt.threatens, label["end_ns"] + round(hunt.after_s * S)
+        side, end_ns = label["side"] * hunt.threatens, label["end_ns"] + late_ns
         place = next((n for n, (at, of) in enumerate(free) if of == side and label["start_ns"] <= at <= end_ns), None)
         if place is not None:
             delays.append((free.pop(place)[0] - label["start_ns"]) / S)
-    return Found(len(labels), len(fires), len(delays), tuple(delays), hunt.config.duration_s / 3600)
+    return Found(len(labels), len(fires), len(delays), fooled, tuple(delays), hunt.config.duration_s / 3600)

@@ -19,6 +19,11 @@ from engine.run import Settings
 
 PROCESSES = 2
 MS = 1_000_000
+# trades that do not overlap, and rules that fire on a third to a half of them
+NULL_ENTRIES = "every=10s,side=alternate,sl=6bps,tp=6bps,max=10s,start=65s"
+NULL_CHANGES = ("order_flow.score=15", "order_flow.min_volume_ratio=0", "order_flow.min_trades=10", "order_flow.dwell_ms=100",
+                "momentum_reversal.arm_z=0", "momentum_reversal.arm_r=0", "momentum_reversal.fire_z=0.8",
+                "momentum_reversal.give_back=0", "momentum_reversal.floor_bps=0")
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,14 @@ class Job:
     rules_folder: Path | None = None
     shipped: bool = True
     settings: Settings = field(default_factory=Settings)
-    options: Options = field(default_factory=lambda: Options(attribution=False, draws=499))
+    options: Options = field(default_factory=Options)
+
+
+def null_market(seed: int, **changes) -> MarketConfig:
+    """Return eight minutes with no edge in them, of less traffic than the default so that many can be had."""
+    settings = {"duration_s": 480.0, "trades_per_s": 12.0, "quotes_per_s": 24.0, "frames_per_s": 4.0, "level_updates_per_side": 6,
+                "broker_spread_bps": 0.5, **changes}
+    return MarketConfig(seed=seed, **settings)
 
 
 def recorded(config: MarketConfig, folder: Path, name: str = "market") -> tuple[Session, list[dict]]:

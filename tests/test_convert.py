@@ -23,7 +23,7 @@ from engine.record.frames import Request, rest_payload
 from engine.record.importer import import_files
 from engine.record.journal import JournalReader, JournalWriter, Origin, recording_folder
 from engine.record.quality import check_session
-from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, TIMER, Frame
+from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, TIMER
 from engine.record.store import TABLES, Session
 from engine.stream import events
 
@@ -101,7 +101,7 @@ def book_frames(count: int = 30) -> list[Made]:
     made = [marker("connected", symbol="BTCUSDT", stream=s) for s in ("trades", "depth", "best")]
     made.append(snapshot(100, [["61800.10", "1.000"]], [["61800.30", "2.000"]]))
     for k in range(count):
-        made += [frame(diff(101 + k, 101 + k, 100 + k, [["61800.10", f"{1 + k}.000"]])),
+        made += [frame(diff(101 + k, 101 + k, 100 + k, [["61800.00", f"{1 + k}.000"]])),
                  frame(best(101 + k, "61800.10", "61800.30")), frame(trade(500 + k)), TIME]
     return made
 
@@ -258,7 +258,8 @@ def test_a_break_the_recorder_did_not_mark_is_listed_and_no_row_is_made_for_it(t
 
 
 def test_parts_are_invisible(tmp_path, monkeypatch):
-    made = [m for k in range(5) for m in book_frames(20)[:70 + k]] + [frame(trade(900, price="bad"))]
+    made = book_frames(200)
+    made = [m for n, m in enumerate(made) if n % 50 not in (7, 8, 9)] + [frame(trade(900, price="bad"))]
     _, whole = converted(tmp_path, made, "whole")
     monkeypatch.setattr(conversion, "PART_BYTES", 3_000)
     folder = record(tmp_path, made, "parts", segment_bytes=5_000)
@@ -268,7 +269,7 @@ def test_parts_are_invisible(tmp_path, monkeypatch):
         assert whole.table(table).to_pylist() == parts.table(table).to_pylist(), table
     for key in ("instruments", "counts", "gaps", "messages", "first_recv_ns", "last_recv_ns", "skipped", "malformed"):
         assert whole.manifest[key] == parts.manifest[key], key
-    assert len(whole.manifest["gaps"]) >= 8
+    assert len(whole.manifest["gaps"]) > 20
 
 
 def test_a_converted_recording_checks_and_replays_as_events(tmp_path):
@@ -458,4 +459,3 @@ def test_depth_snapshot_rows_say_what_they_are(tmp_path):
     _, session = converted(tmp_path, book_frames(1))
     first = [r for r in rows_of(session, "depth") if r["seq"] == 4]
     assert [r["bits"] & SNAPSHOT_LEVEL for r in first] == [SNAPSHOT_LEVEL] * 2
-    assert Frame(1, 2, 3, 4, 5, b"").payload == b""

@@ -182,18 +182,16 @@ def link(core, ladder, levels, s, b, pending, strict_chain):
     if ladder.last_id == MISSING:
         return not is_crossed(ladder)
     first = max(0, core.pending_rows - PENDING)
-    applying = False
-    whole = first == 0
+    applying = False               # what is left of a frame whose first row is no longer kept is not applied
     for number in range(first, core.pending_rows):
         row = pending[s, number & (PENDING - 1)]
         if row.bits & FIRST:
-            whole = True
             applying = row.id != MISSING and row.id > ladder.last_id
             if row.id == ladder.last_id:
                 ladder.chained = 1
             if applying and not continues(strict_chain, ladder.chained, row.prev_id, ladder.last_id):
                 return False
-        if not whole or not applying:
+        if not applying:
             continue
         if row.price_ticks != MISSING:
             put(ladder, levels, s, b, row.side, row.price_ticks, row.qty_lots)

@@ -37,8 +37,9 @@ class MidBuilder:
 def lead_ns(times: np.ndarray, mids: np.ndarray, path: Path) -> int | None:
     """Return the lag at which broker moves follow venue moves best, ns; None with too few changes to say.
 
-    The contrast of Hoffmann, Rosenbaum and Yoshida (2013) on a 25 ms grid up to 2 s: each change of the broker's mid times the venue's change over the
-    same interval moved back by the lag. Prices cannot tell a true lead from clock or stamping offsets; receive times on one machine make it the usable lead.
+    The contrast of Hoffmann, Rosenbaum and Yoshida (2013) on a 25 ms grid up to 2 s: each change of the broker's mid times the
+    venue's change over the same interval moved back by the lag. Prices cannot tell a true lead from clock or stamping offsets;
+    receive times on one machine make it the usable lead.
     """
     broker = path.bid_ticks + path.ask_ticks
     changed = np.concatenate([[True], np.diff(broker) != 0]) if len(broker) else np.zeros(0, bool)

@@ -26,7 +26,7 @@ class Options:
     seed: int = 1
     draws: int = 999
     attribution: bool = True
-    trades: str = ""           # what was traded, for the ledger: the entries, or the SHA-256 of a file
+    trades: str = ""  # what was traded, for the ledger: the entries, or the SHA-256 of a file
 
 
 @dataclass
@@ -41,7 +41,9 @@ class Study:
     measured: list[Measured]
 
 
-def measure(plans: list[Plan], data: Path, options: Options, progress: Callable[[int, int], None] | None = None) -> tuple[dict, dict]:
+def measure(
+    plans: list[Plan], data: Path, options: Options, progress: Callable[[int, int], None] | None = None
+) -> tuple[dict, dict]:
     """Return the `measure` object and the arrays behind it, for the report."""
     names = [choice.rule.name for choice in plans[0].choices if choice.mode == "act"]
     if not names:
@@ -50,21 +52,40 @@ def measure(plans: list[Plan], data: Path, options: Options, progress: Callable[
     shared = options.attribution and 1 < len(flow) <= MOST_RULES
     study = _run(plans, names, flow if shared else [], progress)
     if not len(study.trades):
-        raise BadInput("no trade ended within the recordings under its stop, take profit or time limit; give shorter ones, or longer recordings")
+        raise BadInput(
+            "no trade ended within the recordings under its stop, take profit or time limit; give shorter ones, or longer recordings"
+        )
     shifted = _time_shift(plans, names, study)
     latency_ns = plans[0].settings.latency_ns
-    studies = {name: study_rule(name, study.trades, study.policies[name], study.scored[name], study.paths,
-                                max(latency_ns, study.lead_ns or 0), options.seed, options.draws) for name in names}
+    studies = {
+        name: study_rule(
+            name,
+            study.trades,
+            study.policies[name],
+            study.scored[name],
+            study.paths,
+            max(latency_ns, study.lead_ns or 0),
+            options.seed,
+            options.draws,
+        )
+        for name in names
+    }
     tried = _record(plans, study, names, data, options)
-    rules = verdicts(studies, holm(np.array([studies[name].p for name in names])), study.trades, plans[0].choices, CONTROLS, tried)
+    rules = verdicts(
+        studies, holm(np.array([studies[name].p for name in names])), study.trades, plans[0].choices, CONTROLS, tried
+    )
     for name in names:
         rules[name]["time_shift"] = shifted[name]
     result = _result(plans, study, rules, tried)
     if shared:
         result["attribution"] = _attribution(plans, study, flow)
-    detail = {"trades": study.trades, "policies": {name: study.policies[name] for name in names},
-              "classes": {name: studies[name].classes for name in names}, "delta_r": {name: studies[name].delta for name in names},
-              "placebo_r": {name: studies[name].placebo.means_r for name in names}}
+    detail = {
+        "trades": study.trades,
+        "policies": {name: study.policies[name] for name in names},
+        "classes": {name: studies[name].classes for name in names},
+        "delta_r": {name: studies[name].delta for name in names},
+        "placebo_r": {name: studies[name].placebo.means_r for name in names},
+    }
     return result, detail
 
 
@@ -92,8 +113,14 @@ def _run(plans: list[Plan], names: list[str], flow: list[str], progress) -> Stud
         if progress:
             progress(len(plans) + number + 1, 2 * len(plans))
     every = [name for name in parts[0].policies if name != BASELINE]
-    return Study(join([part.trades for part in parts]), {name: join([part.policies[name] for part in parts]) for name in every},
-                 {name: join([part[name] for part in scored]) for name in names}, [part.paths for part in parts], lead, parts)
+    return Study(
+        join([part.trades for part in parts]),
+        {name: join([part.policies[name] for part in parts]) for name in every},
+        {name: join([part[name] for part in scored]) for name in names},
+        [part.paths for part in parts],
+        lead,
+        parts,
+    )
 
 
 def _time_shift(plans: list[Plan], names: list[str], study: Study) -> dict[str, dict]:
@@ -116,8 +143,10 @@ def _time_shift(plans: list[Plan], names: list[str], study: Study) -> dict[str, 
                 changes[name].append(np.where(policy.fired, policy.y - part.trades.y, 0.0))
         for name in names:
             found[name].append(float(np.concatenate(changes[name]).mean()))
-    return {name: {"mean": float(np.mean(values)), "max": float(np.max(values)), "shifts": len(values), "reason": None}
-            for name, values in found.items()}
+    return {
+        name: {"mean": float(np.mean(values)), "max": float(np.max(values)), "shifts": len(values), "reason": None}
+        for name, values in found.items()
+    }
 
 
 def _record(plans: list[Plan], study: Study, names: list[str], data: Path, options: Options) -> int:
@@ -129,11 +158,19 @@ def _record(plans: list[Plan], study: Study, names: list[str], data: Path, optio
         policy = study.policies[name]
         change = np.where(policy.fired, policy.y - study.trades.y, 0.0)
         groups = [change[study.trades.session == n] for n in range(len(plans))]
-        trials.append(ledger.Trial("measure", ledger.acting_rules(list(only(plans[0].choices, {name}))),
-                                   ledger.settings_dict(plans[0].settings), options.trades, sessions,
-                                   tuple(float(group.mean()) if len(group) else None for group in groups),
-                                   tuple(len(group) for group in groups), float(change.mean()),
-                                   {"quotes": study.measured[0].quotes, "model": plans[0].model.text()}))
+        trials.append(
+            ledger.Trial(
+                "measure",
+                ledger.acting_rules(list(only(plans[0].choices, {name}))),
+                ledger.settings_dict(plans[0].settings),
+                options.trades,
+                sessions,
+                tuple(float(group.mean()) if len(group) else None for group in groups),
+                tuple(len(group) for group in groups),
+                float(change.mean()),
+                {"quotes": study.measured[0].quotes, "model": plans[0].model.text()},
+            )
+        )
     ledger.append(path, trials)
     return ledger.count_tried(path, options.trades)
 
@@ -143,13 +180,25 @@ def _result(plans: list[Plan], study: Study, rules: dict, tried: int) -> dict:
     trades, measured = study.trades, study.measured
     covered = [part.covered for part in measured if part.covered is not None]
     symbols = sorted({entry.symbol for plan in plans for entry in plan.session.instruments})
-    return {"sessions": [plan.session.id for plan in plans], "symbols": symbols, "trades": len(trades), "baseline": "mechanical",
-            "baseline_r": float(trades.y.mean()),
-            "quotes": "modelled" if any(part.quotes == "modelled" for part in measured) else "recorded",
-            "epsilon_r": epsilon_r(trades), "latency_ms": plans[0].settings.latency_ns / 1e6,
-            "lead_ms": None if study.lead_ns is None else study.lead_ns / 1e6, "open_at_end": sum(part.open_at_end for part in measured),
-            "from_ns": int(trades.open_ns.min()), "to_ns": int(trades.close_ns.max()), "rules": rules, "attribution": None,
-            "configurations_tried": tried, "coverage": float(np.mean(covered)) if covered else None, "report": None}
+    return {
+        "sessions": [plan.session.id for plan in plans],
+        "symbols": symbols,
+        "trades": len(trades),
+        "baseline": "mechanical",
+        "baseline_r": float(trades.y.mean()),
+        "quotes": "modelled" if any(part.quotes == "modelled" for part in measured) else "recorded",
+        "epsilon_r": epsilon_r(trades),
+        "latency_ms": plans[0].settings.latency_ns / 1e6,
+        "lead_ms": None if study.lead_ns is None else study.lead_ns / 1e6,
+        "open_at_end": sum(part.open_at_end for part in measured),
+        "from_ns": int(trades.open_ns.min()),
+        "to_ns": int(trades.close_ns.max()),
+        "rules": rules,
+        "attribution": None,
+        "configurations_tried": tried,
+        "coverage": float(np.mean(covered)) if covered else None,
+        "report": None,
+    }
 
 
 def _attribution(plans: list[Plan], study: Study, flow: list[str]) -> dict:
@@ -160,5 +209,10 @@ def _attribution(plans: list[Plan], study: Study, flow: list[str]) -> dict:
         i, j = (flow.index(name) for name in pair["rules"])
         matrix[i][j] = matrix[j][i] = pair["total_r"]
     displaced = {name: {what: entry["gain_r"] for what, entry in groups.items()} for name, groups in found["displaced"].items()}
-    return {"names": flow, "value_r": found["value"]["total_r"], **{key: {name: found[key][name]["total_r"] for name in flow}
-            for key in ("solo", "leave_one_out", "shapley")}, "interaction": matrix, "displaced": displaced}
+    return {
+        "names": flow,
+        "value_r": found["value"]["total_r"],
+        **{key: {name: found[key][name]["total_r"] for name in flow} for key in ("solo", "leave_one_out", "shapley")},
+        "interaction": matrix,
+        "displaced": displaced,
+    }

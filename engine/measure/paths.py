@@ -78,8 +78,16 @@ def simulate_exits(path: Path, sides, start_ns, stops, takes, deadlines_ns) -> t
     """Return time, price in ticks and kind of end of each mechanical exit; see `exits`."""
     count = len(sides)
     out_ns, out_ticks, out_end = (np.full(count, R.MISSING) for _ in range(3))
-    exits(path.recv_ns, path.bid_ticks, path.ask_ticks, *(np.ascontiguousarray(a, np.int64) for a in (sides, start_ns, stops, takes, deadlines_ns)),
-          out_ns, out_ticks, out_end, R.MISSING)
+    exits(
+        path.recv_ns,
+        path.bid_ticks,
+        path.ask_ticks,
+        *(np.ascontiguousarray(a, np.int64) for a in (sides, start_ns, stops, takes, deadlines_ns)),
+        out_ns,
+        out_ticks,
+        out_end,
+        R.MISSING,
+    )
     return out_ns, out_ticks, out_end
 
 
@@ -99,7 +107,7 @@ def extremes(path: Path, sides, entry_ticks, from_ns, to_ns) -> tuple[np.ndarray
     high = np.searchsorted(path.recv_ns, to_ns, "right")
     for i in range(len(sides)):
         if high[i] > low[i]:
-            prices = (path.bid_ticks if sides[i] > 0 else path.ask_ticks)[low[i]:high[i]]
+            prices = (path.bid_ticks if sides[i] > 0 else path.ask_ticks)[low[i] : high[i]]
             gains = sides[i] * (prices - entry_ticks[i])
             best[i], worst[i] = gains.max(), gains.min()
     return best, worst

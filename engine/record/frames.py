@@ -157,7 +157,7 @@ def lost_message(symbol: str, table: str | None, reason: str) -> Feed:
     """Return the feed row that stands for a message that could not be stored; only streams of the kernel have gaps."""
     if table not in STREAMS:
         return Feed("note", detail=f"malformed: {reason}", malformed=True)
-    return Feed("gap", table, symbol, detail=f"malformed: {reason}", malformed=True)
+    return Feed("gap", table, symbol or None, detail=f"malformed: {reason}", malformed=True)
 
 
 def _raw_stream(origin: Origin) -> str | None:

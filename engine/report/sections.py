@@ -9,14 +9,17 @@ from engine.report.words import UNKNOWN, count, groups, member, names, number, p
 
 
 def section(name: str, title: str, lede: str, body: str) -> str:
+    """Return a section of the page with its heading and one sentence that says what it shows."""
     return f'<section id="{name}"><h2>{title}</h2><p class="lede">{lede}</p>{body}</section>'
 
 
 def grid(items: list[str]) -> str:
+    """Return items side by side."""
     return f'<div class="grid">{"".join(items)}</div>'
 
 
 def outcomes(result: dict, rules: dict[str, dict]) -> str:
+    """Return what became of every trade, saved and harmed side by side."""
     if not rules:
         return ""
     trades = plain(result.get("trades"))
@@ -44,6 +47,7 @@ def _of(detail: dict, key: str, name: str):
 
 
 def change(result: dict, rules: dict[str, dict], detail: dict) -> str:
+    """Return how far each rule moved results, beside what random exits did."""
     changes = {}
     for name in rules:
         change, policy = _of(detail, "delta_r", name), _of(detail, "policies", name)
@@ -76,6 +80,7 @@ def change(result: dict, rules: dict[str, dict], detail: dict) -> str:
 
 
 def equity(rules: dict[str, dict], detail: dict) -> str:
+    """Return cumulative results with and without each rule."""
     trades: Trades | None = detail.get("trades")
     policies = {name: _of(detail, "policies", name) for name in rules}
     known = [policy for policy in policies.values() if policy is not None]
@@ -97,6 +102,7 @@ def equity(rules: dict[str, dict], detail: dict) -> str:
 
 
 def timing(rules: dict[str, dict], detail: dict) -> str:
+    """Return how long before the baseline each rule was out."""
     trades: Trades | None = detail.get("trades")
     found = {
         name: figures.leads(trades, policy, MISSING)
@@ -119,6 +125,7 @@ def timing(rules: dict[str, dict], detail: dict) -> str:
 
 
 def excursion(rules: dict[str, dict], detail: dict) -> str:
+    """Return what trades had reached when a rule stepped in, best and worst."""
     trades: Trades | None = detail.get("trades")
     if trades is None or not len(trades):
         return ""
@@ -143,6 +150,7 @@ def excursion(rules: dict[str, dict], detail: dict) -> str:
 
 
 def attribution(result: dict) -> str:
+    """Return how the value of all rules is shared out among them."""
     given = result.get("attribution") if isinstance(result.get("attribution"), dict) else {}
     rules = names(given.get("names")) or names(list(given.get("solo") or {}))
     if not rules:
@@ -167,6 +175,7 @@ def attribution(result: dict) -> str:
 
 
 def calibration(rules: dict[str, dict], detail: dict) -> str:
+    """Return forecasts beside what came true, where a calibration is given."""
     given = detail.get("calibration") or {}
     items = [figures.calibration(n, name, given[name]) for n, name in enumerate(rules) if given.get(name)]
     if not items:
@@ -178,6 +187,7 @@ def calibration(rules: dict[str, dict], detail: dict) -> str:
 
 
 def honesty(result: dict, rules: dict[str, dict]) -> str:
+    """Return what the numbers do not mean, coverage and exclusions."""
     modelled = (
         "Broker quotes were <b>modelled</b> from the venue’s prices; a real broker widens and lags otherwise."
         if result.get("quotes") == "modelled"

@@ -1,0 +1,180 @@
+"""What each command takes: names, options and their help."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
+    """Return the parser of every command; `functions` runs each by its name."""
+    parser = argparse.ArgumentParser(
+        prog="tapeguard",
+        description="Record order flow, replay it through one loop, and measure exit rules for MetaTrader 5 positions.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("TAPEGUARD_DATA", "data")),
+        metavar="DIR",
+        help="data root (default: TAPEGUARD_DATA, else ./data)",
+    )
+    shared.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[shared], help=text, description=text)
+        sub.set_defaults(command=functions[name])
+        return sub
+
+    add_demo(command)
+    add_recording(command)
+    add_sessions(command)
+    add_replay(command)
+    add_measuring(command)
+    return parser
+
+
+def add_demo(command: Callable) -> None:
+    """Add the demo."""
+    sub = command("demo", "generate a seeded market, record it, replay and measure every rule on it; no network, no account")
+    sub.add_argument("--seed", type=int, default=1, help="of the generated market (default: 1)")
+    sub.add_argument("--minutes", type=float, default=15.0, help="length of the market (default: 15)")
+
+
+def add_recording(command: Callable) -> None:
+    """Add what makes sessions: recording, importing, and the simulated exchange."""
+    sub = command("record", "record Binance live into a session; Ctrl-C ends with a checked session")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
+    sub.add_argument("--name", help="session name (default: symbols, venue and time)")
+    sub.add_argument(
+        "--stream", choices=["trade", "aggTrade"], default="trade", help="trades one by one, or aggregated (default: trade)"
+    )
+    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
+    sub.add_argument(
+        "--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)"
+    )
+    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
+    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
+    sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
+    sub.add_argument("--rest", help="another REST base")
+    sub.add_argument("--quiet", action="store_true", help="no live table")
+    sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
+    sub = command("sim", "a Binance-protocol server on loopback that replays a capture, with faults")
+    sub.add_argument("what", choices=["exchange"], help="what to simulate")
+    sub.add_argument("captures", nargs="+", type=Path, metavar="CAPTURE", help="capture files")
+    sub.add_argument(
+        "--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
+    )
+    sub.add_argument("--port", type=int, default=0, help="on loopback (default: a free one)")
+    sub.add_argument("--loop", action="store_true", help="play again at the end")
+    sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
+    sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
+    sub = command("import", "turn recorded files into one session")
+    sub.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="capture lines, cryptofeed, Binance archive, tardis.dev CSV, MT5 ticks; formats are told by content",
+    )
+    sub.add_argument("--name", help="session name (default: symbols and time)")
+    sub.add_argument("--symbol", help="the only symbol that may be in the files")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], help="where the files do not say")
+    sub.add_argument(
+        "--tick", action="append", default=[], metavar="SYMBOL=SIZE", help="price tick (default: the step that fits every price)"
+    )
+    sub.add_argument("--lot", action="append", default=[], metavar="SYMBOL=SIZE", help="quantity step (default: likewise)")
+    sub.add_argument(
+        "--latency-ms", type=float, default=0.0, help="added to venue time where files hold no receive time (default: 0)"
+    )
+    sub.add_argument(
+        "--server-offset",
+        type=float,
+        metavar="HOURS",
+        help="broker clock of MT5 tick exports minus UTC, where the file cannot tell",
+    )
+    sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
+
+
+def add_sessions(command: Callable) -> None:
+    """Add what looks at sessions and rules."""
+    command("sessions", "list the sessions")
+    sub = command("check", "verify hashes, sequence, gaps, the book against the venue's best quotes, and the clock")
+    sub.add_argument("session", metavar="SESSION", help="name or folder")
+    sub = command("sql", "ask a question of a session's tables, in SQL (DuckDB)")
+    sub.add_argument("session", metavar="SESSION", help="name or folder")
+    sub.add_argument("query", metavar="QUERY", help='such as "select side, sum(qty) from trades group by side"')
+    sub = command("rules", "list the exit rules, their presets and parameters")
+    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+
+
+def add_replay(command: Callable) -> None:
+    """Add the replay."""
+    sub = command("replay", "replay a session: what each rule decides, what the fills would have been, and a digest")
+    sub.add_argument("session", nargs="?", metavar="SESSION", help="name or folder")
+    add_plan(sub).add_argument("--again", type=Path, metavar="RUN", help="repeat a run from its own folder and compare digests")
+    sub.add_argument("--recorded-exits", action="store_true", help="close trades when the file says they were closed")
+
+
+def add_measuring(command: Callable) -> None:
+    """Add measuring and sweeping."""
+    sub = command("measure", "trades saved by each rule, against matched random exits: table, JSON, HTML report")
+    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
+    add_plan(sub)
+    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
+    sub.add_argument("--draws", type=int, default=999, help="random exits drawn for each p-value (default: 999)")
+    sub.add_argument(
+        "--report", type=Path, metavar="FILE", help="HTML report (default: measure.html under the data root's reports)"
+    )
+    sub = command("sweep", "try many parameter sets in one pass; every set is counted, the winner's luck is taken off")
+    sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
+    add_plan(sub)
+    sub.add_argument(
+        "--grid",
+        action="append",
+        required=True,
+        metavar="RULE.PARAM=A:B:N",
+        help="N values from A to B, or A:B:N:log, or a list 1,2,3; may be repeated",
+    )
+    sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
+    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
+
+
+def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the arguments that say which trades, which rules and which fills; return the group the trades belong to."""
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
+    source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
+    sub.add_argument(
+        "--rules",
+        default="all",
+        metavar="LIST",
+        help="name[:preset][=mode], comma separated; modes off alert shadow act; or all, none (default: all)",
+    )
+    sub.add_argument("--set", action="append", default=[], metavar="RULE.PARAM=VALUE", help="change a parameter; may be repeated")
+    sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+    sub.add_argument(
+        "--quotes",
+        default="",
+        metavar="SPEC",
+        help="model broker quotes where none were recorded: spread=2bps,basis=0bps,lag=100ms,tick=0.01",
+    )
+    sub.add_argument("--model-quotes", action="store_true", help="model them even where some were recorded")
+    sub.add_argument("--latency-ms", type=float, default=250.0, help="decision to fill (default: 250)")
+    sub.add_argument(
+        "--slippage-ticks", type=int, default=0, help="against the trader on market exits, broker ticks (default: 0)"
+    )
+    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
+    sub.add_argument("--volume-step", default="0.01", help="lots (default: 0.01)")
+    sub.add_argument(
+        "--server-offset", type=float, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)"
+    )
+    sub.add_argument(
+        "--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)"
+    )
+    return source
