@@ -117,6 +117,16 @@ def test_a_constant_has_no_width():
     assert (found.low, found.high, found.standard_error) == (0.25, 0.25, 0.0) and np.isnan(found.low_t)
 
 
+def test_the_t_interval_leans_with_the_sample_and_mirrors_it():
+    rng = generator(5, "skew")
+    values, session, open_ns, close_ns = sample(rng)
+    values = np.exp(values)
+    found = mean_interval(values, session, open_ns, close_ns, generator(5, "boot"))
+    other = mean_interval(-values, session, open_ns, close_ns, generator(5, "boot"))
+    assert found.high_t - found.mean > 1.2 * (found.mean - found.low_t)
+    assert (other.low_t, other.high_t, other.low) == pytest.approx((-found.high_t, -found.low_t, -found.high))
+
+
 def test_stationary_bootstrap_keeps_runs_of_the_asked_length():
     places = _resample(50, 400, 5.0, generator(6, "runs"))
     assert places.min() == 0 and places.max() == 49

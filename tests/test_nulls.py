@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import walks as W
 
+from engine.kernel.records import CLOSE, PARTIAL, TIGHTEN
 from engine.measure.inference import generator
-from engine.measure.moments import act, build_board, closing, manners, net_class, quotes_from
+from engine.measure.moments import Manner, act, build_board, closing, manners, net_class, quotes_from, stop_effect
 from engine.measure.nulls import age_hazard_placebo, fit_hazard, price_only_twin, time_shift_possible
 from engine.measure.outcomes import HARMED, SAVED, classify, delta_r, epsilon_r, take
 from engine.measure.paths import Path
@@ -110,20 +111,34 @@ def test_sizes_over_many_samples(up):
         assert figures["q_hat"] >= 0.01 and figures["sets net"] >= 0.01
 
 
-@pytest.mark.parametrize("kind", [{}, {"share": 0.5}, {"stop_ticks": 4}])
-def test_acting_is_what_the_step_by_step_account_says(kind):
+@pytest.mark.parametrize(("kind", "manner"), [({}, (CLOSE, 1.0, np.nan)), ({"share": 0.5}, (PARTIAL, 0.5, np.nan)),
+                                              ({"stop_ticks": 4}, (TIGHTEN, 1.0, 4 / W.RISK))])
+def test_acting_is_what_the_step_by_step_account_says(kind, manner):
     walks = W.make(generator(2, "act"), 200, sessions=3, spread=2)
     policy = W.close_at(walks, generator(2, "step").integers(0, 400, 200), 3, **kind)
     rows = np.flatnonzero(policy.acted)
-    board = build_board(walks.trades, walks.paths)
     fired = policy.fired[rows]
-    manner = manners(walks.trades, policy, np.flatnonzero(policy.fired))
-    effect = act(board, np.flatnonzero(policy.fired), policy.decided_ns[policy.fired] + 3 * W.STEP_NS, manner)
-    assert 50 < fired.sum() and effect.fired.all()
-    assert effect.delta_r == pytest.approx(delta_r(walks.trades, policy)[policy.fired])
-    assert effect.gain_r == pytest.approx(policy.fill_gain_r[policy.fired])
-    late = rows[~fired & (policy.action[rows] != 2)]
-    assert not act(board, late, policy.decided_ns[late] + 3 * W.STEP_NS, closing(len(late))).fired.any()
+    alike = Manner(*(np.full(len(rows), part) for part in manner))
+    effect = act(build_board(walks.trades, walks.paths), rows, policy.decided_ns[rows] + 3 * W.STEP_NS, alike)
+    assert 50 < fired.sum() < len(fired) and np.array_equal(effect.fired, fired)
+    assert effect.delta_r == pytest.approx(delta_r(walks.trades, policy)[rows])
+    assert effect.gain_r[fired] == pytest.approx(policy.fill_gain_r[rows][fired])
+    own = manners(walks.trades, policy, rows[fired])
+    for found, expected in zip((own.action, own.share, own.distance_r), manner):
+        assert found == pytest.approx(np.full(fired.sum(), expected), nan_ok=True)
+
+
+def test_a_gap_through_both_stops_is_the_baseline_s_exit():
+    walks = W.make(generator(2, "gap"), 2)
+    recv_ns = walks.trades.open_ns[0] + np.arange(4) * W.STEP_NS
+    price = W.START_TICKS + np.array([0, 2, -20, -20])
+    trades = replace(take(walks.trades, np.array([0])), close_ns=recv_ns[2:3], y=np.array([-20 / W.RISK]))
+    board = build_board(trades, [[Path(recv_ns, price, price)]])
+    start = recv_ns[:1] + board.shift_ns
+    change, met = stop_effect(board, np.array([0]), start, np.array([W.START_TICKS - 8]))
+    assert (change.tolist(), met.tolist()) == ([0.0], [False])
+    change, met = stop_effect(board, np.array([0]), start, np.array([W.START_TICKS + 2]))
+    assert (change.tolist(), met.tolist()) == ([20 / W.RISK], [True])
 
 
 def test_a_look_up_never_leaves_the_trade_s_own_session():
@@ -136,8 +151,8 @@ def test_a_look_up_never_leaves_the_trade_s_own_session():
     assert not quotes_from(board, rows, walks.trades.open_ns + 10**15)[2].any()
     assert not quotes_from(board, rows, walks.trades.close_ns)[2].any()
     assert quotes_from(board, rows, walks.trades.close_ns - W.STEP_NS)[2].all()
-    early = quotes_from(board, rows[:1], walks.trades.open_ns[:1] - W.STEP_NS)[0]
-    assert early[0] == 0
+    early = quotes_from(board, rows[3:4], walks.trades.open_ns[3:4] - (86_400 + 50) * W.STEP_NS)[0]
+    assert early[0] == board.first[3] > board.first[0]
 
 
 def test_slippage_is_paid_by_the_random_exit_too():
@@ -168,9 +183,9 @@ def test_hazard_is_the_rule_s_own():
 
 def test_a_rule_that_always_fires_at_one_age_is_its_own_placebo():
     walks = W.make(generator(6, "clock"), 400)
-    policy = W.close_at(walks, np.full(400, 7))
-    placebo = age_hazard_placebo(walks.trades, policy, walks.paths, 0, generator(6, "placebo"), 99)
-    assert placebo.fired == pytest.approx(1.0, abs=0.01)
+    policy = W.close_at(walks, np.full(400, 7), 30)
+    placebo = age_hazard_placebo(walks.trades, policy, walks.paths, 30 * W.STEP_NS, generator(6, "placebo"), 99)
+    assert placebo.fired == pytest.approx(policy.fired.mean(), abs=0.01)
     assert placebo.expected_r == pytest.approx(delta_r(walks.trades, policy), abs=0.01)
 
 

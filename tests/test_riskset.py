@@ -10,7 +10,7 @@ from engine.kernel.records import MISSING
 from engine.measure.inference import generator
 from engine.measure.moments import build_board
 from engine.measure.outcomes import take
-from engine.measure.riskset import _controls, _level, fold_numbers, q_hat, risk_set_match
+from engine.measure.riskset import _controls, _level, _permute, fold_numbers, q_hat, risk_set_match
 
 LATENCY = 1
 LATENCY_NS = LATENCY * W.STEP_NS
@@ -75,6 +75,13 @@ def test_a_difference_that_state_explains_is_no_effect():
     assert _level(shifted, states)[:, 0] == pytest.approx(0.25)
 
 
+def test_labels_are_permuted_over_the_whole_set():
+    values = np.array([[1.0, 0.0, np.nan], [1.0, 0.0, np.nan], [1.0, 0.0, 0.0]])
+    greater, two_sided, excess = _permute(values, np.array([2, 2, 3]), generator(15, "labels"), 4000)
+    assert greater == pytest.approx(1 / 12, abs=0.015) and two_sided == pytest.approx(2 * greater)
+    assert excess.tolist() == [1.0, 1.0, 1.0]
+
+
 def test_excess_adds_up_over_trades():
     walks, at = W.skilled(15, 300)
     policy = W.close_at(walks, at, LATENCY)
@@ -101,6 +108,12 @@ def test_estimated_odds_are_gambler_s_ruin_without_drift():
     expected = (walks.trades.y[policy.fired] < 0) - (1 - policy.fill_gain_r[policy.fired]) / 2
     spread = np.sqrt(((1 - policy.fill_gain_r[policy.fired] ** 2) / 4).sum())
     assert odds.driftless_z == pytest.approx(expected.sum() / spread)
+
+
+def test_odds_near_the_stop_do_not_lean_to_the_middle():
+    walks = W.make(generator(16, "deep"), 1500)
+    odds = q_hat(walks.trades, W.close_at(walks, W.underwater(walks, at=14)), walks.paths, 0)
+    assert odds.expected / (odds.fires - odds.unmatched) == pytest.approx(15 / 16, abs=0.012)
 
 
 def test_odds_come_from_other_sessions_only():
