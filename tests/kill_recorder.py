@@ -1,7 +1,7 @@
 """The child of the kill tests: records frames of known content, or converts a recording, until it is killed.
 
-`python kill_recorder.py serve` reads one job a line from standard input, as JSON, and forks for each, so that a job starts
-in a millisecond; `python kill_recorder.py JOB` does one job and is for systems without fork.
+`python kill_recorder.py serve` reads one job a line from standard input, as JSON, and forks for each, so that a job
+starts in a millisecond; `python kill_recorder.py JOB` does one job and is for systems without fork.
 """
 
 import json
@@ -16,16 +16,17 @@ from engine.record.segment import FRAME, TIMER
 
 T0_NS = 1_723_161_600_000_000_000
 STEP_NS = 1_000_000
-FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.copyfile"}
+FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree"}
 
 
 def content(number: int) -> bytes | None:
     """Return the payload of a frame by its seq, None where it is a timer."""
     if number % 10 == 0:
         return None
-    qty, pad = f"{number % 997 + 1}.{number % 1000:03d}", "x" * (number * 31 % 400)
+    price, qty = f"{60_000 + number % 2_000}.{number % 10}0", f"{number % 997 + 1}.{number % 1000:03d}"
+    pad = "x" * (number * 31 % 400)
     return (f'{{"stream":"btcusdt@trade","data":{{"e":"trade","E":1723161600001,"T":1723161600001,"s":"BTCUSDT",'
-            f'"t":{number},"p":"{60_000 + number % 2_000}.{number % 10}0","q":"{qty}","X":"MARKET","m":true,"pad":"{pad}"}}}}'
+            f'"t":{number},"p":"{price}","q":"{qty}","X":"MARKET","m":true,"pad":"{pad}"}}}}'
             ).encode()
 
 
@@ -38,8 +39,9 @@ def record(job: dict) -> None:
     """Append frames for ever, saying after each flush which seq the journal has acknowledged."""
     rng = random.Random(job["seed"])
     folder = recording_folder(job["data"], job["name"])
-    with JournalWriter(folder, job["name"], sync_interval_ms=rng.choice([1, 5, 50]), disk_reserve_bytes=0,
-                       segment_bytes=rng.choice([20_000, 100_000, 1 << 26]), sources=[Origin("a", "binance_usdm")]) as out:
+    options = dict(sync_interval_ms=rng.choice([1, 5, 50]), segment_bytes=rng.choice([20_000, 100_000, 1 << 26]))
+    origin = Origin("a", "binance_usdm")
+    with JournalWriter(folder, job["name"], disk_reserve_bytes=0, sources=[origin], **options) as out:
         number = 0
         while True:
             for _ in range(rng.choice([1, 3, 50, 400])):
@@ -56,11 +58,13 @@ def convert_job(job: dict) -> None:
 
     def count(event: str, args: tuple) -> None:
         nonlocal left
-        if left and event in FILE_EVENTS and isinstance(args[0], str | os.PathLike) and str(args[0]).startswith(job["data"]):
+        named = event in FILE_EVENTS and isinstance(args[0], str | os.PathLike)
+        if left and named and str(args[0]).startswith(job["data"]):
             left -= 1
             if not left:
                 os._exit(9)
     if left:
+        os.fsync = lambda descriptor: None     # a kill is no power loss, and many are waited for
         sys.addaudithook(count)
     convert(recording_folder(job["data"], job["name"]), job["data"], keep=job.get("keep", "drop"))
     say("converted")

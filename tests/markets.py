@@ -21,9 +21,9 @@ PROCESSES = 2
 MS = 1_000_000
 # trades that do not overlap, and rules that fire on a third to a half of them
 NULL_ENTRIES = "every=10s,side=alternate,sl=6bps,tp=6bps,max=10s,start=65s"
-NULL_CHANGES = ("order_flow.score=15", "order_flow.min_volume_ratio=0", "order_flow.min_trades=10", "order_flow.dwell_ms=100",
-                "momentum_reversal.arm_z=0", "momentum_reversal.arm_r=0", "momentum_reversal.fire_z=0.8",
-                "momentum_reversal.give_back=0", "momentum_reversal.floor_bps=0")
+OFTEN = ("order_flow.score=15", "order_flow.min_volume_ratio=0", "order_flow.min_trades=10", "order_flow.dwell_ms=100",
+         "momentum_reversal.arm_z=0", "momentum_reversal.arm_r=0", "momentum_reversal.fire_z=0.8",
+         "momentum_reversal.give_back=0", "momentum_reversal.floor_bps=0")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Job:
     shipped: bool = True
     settings: Settings = field(default_factory=Settings)
     options: Options = field(default_factory=Options)
+
+
+def often(*rules: str) -> tuple[str, ...]:
+    """Return the changes that make these rules fire often."""
+    return tuple(change for change in OFTEN if change.split(".")[0] in rules)
 
 
 def null_market(seed: int, **changes) -> MarketConfig:

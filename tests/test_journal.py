@@ -303,7 +303,7 @@ def test_appending_while_another_thread_syncs(tmp_path, real_sync):
 
 def test_full_disk_at_the_start_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(journal.shutil, "disk_usage", lambda path: Usage(10, 9, 1_000_000))
-    with pytest.raises(SourceFailed, match=r"1 MB of the disk are free, 5 MB are kept in reserve.*nothing was recorded"):
+    with pytest.raises(SourceFailed, match=r"1 MB of the disk are free, 5 MB are kept.*nothing was recorded"):
         writer(tmp_path / "rec", disk_reserve_bytes=5_000_000)
     assert segments(tmp_path / "rec") == []
     monkeypatch.undo()
@@ -401,7 +401,7 @@ def test_a_sync_that_fails_in_the_thread_reaches_the_owner(tmp_path, monkeypatch
     monkeypatch.setattr(journal.os, "fsync", refuse)
     out.append(0, FRAME, b"a", T0)
     out._thread.join(20)
-    with pytest.raises(SourceFailed, match="could not be made durable .Input/output error.; the recording ended after seq 1"):
+    with pytest.raises(SourceFailed, match="could not be made durable .Input/output error.; .* after seq 1"):
         out.append(0, FRAME, b"b", T0)
     out.close()
     monkeypatch.undo()

@@ -115,11 +115,11 @@ def test_sizes_over_many_samples(up):
                                               ({"stop_ticks": 4}, (TIGHTEN, 1.0, 4 / W.RISK))])
 def test_acting_is_what_the_step_by_step_account_says(kind, manner):
     walks = W.make(generator(2, "act"), 200, sessions=3, spread=2)
-    policy = W.close_at(walks, generator(2, "step").integers(0, 400, 200), 3, **kind)
+    policy = W.close_at(walks, generator(2, "step").integers(0, 400, 200), 20, **kind)
     rows = np.flatnonzero(policy.acted)
     fired = policy.fired[rows]
     alike = Manner(*(np.full(len(rows), part) for part in manner))
-    effect = act(build_board(walks.trades, walks.paths), rows, policy.decided_ns[rows] + 3 * W.STEP_NS, alike)
+    effect = act(build_board(walks.trades, walks.paths), rows, policy.decided_ns[rows] + 20 * W.STEP_NS, alike)
     assert 50 < fired.sum() < len(fired) and np.array_equal(effect.fired, fired)
     assert effect.delta_r == pytest.approx(delta_r(walks.trades, policy)[rows])
     assert effect.gain_r[fired] == pytest.approx(policy.fill_gain_r[rows][fired])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detections import Found, Hunt, hunted, spread_out
-from markets import MS, NULL_CHANGES, NULL_ENTRIES, Job, measured, null_market, side_by_side
+from markets import MS, NULL_ENTRIES, Job, measured, null_market, often, side_by_side
 from scipy.stats import kstest
 
 from engine.measure.inference import wilson
@@ -38,7 +38,7 @@ def table(title: str, heads: str, rows: list[tuple]) -> None:
 
 def null_run(seed: int) -> dict:
     """Return what the whole path says of two rules that fire often, in a market of one seed without an edge."""
-    result, _ = measured(Job((null_market(seed),), NULL_ENTRIES, "order_flow,momentum_reversal", NULL_CHANGES,
+    result, _ = measured(Job((null_market(seed),), NULL_ENTRIES, "order_flow,momentum_reversal", often("order_flow", "momentum_reversal"),
                              options=Options(attribution=False)))
     return {"trades": result["trades"], **result["rules"]}
 
@@ -85,7 +85,7 @@ def test_the_excess_of_a_market_without_an_edge_is_equivalent_to_none(null_runs,
 def stale_run(latency_ms: int) -> dict:
     """Measure a rule that chases the venue, against a broker 1.5 s behind it."""
     markets = tuple(null_market(seed, broker_lag_ms=1500.0) for seed in range(300, 312))
-    return measured(Job(markets, NULL_ENTRIES, "momentum_reversal", NULL_CHANGES, settings=Settings(latency_ns=latency_ms * MS)))[0]
+    return measured(Job(markets, NULL_ENTRIES, "momentum_reversal", often("momentum_reversal"), settings=Settings(latency_ns=latency_ms * MS)))[0]
 
 
 def test_the_gain_of_stale_quotes_appears_and_the_split_takes_it_away():

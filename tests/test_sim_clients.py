@@ -6,10 +6,12 @@ They come with the dependency group `clients`; a test whose client is not instal
 import asyncio
 import importlib
 import json
+import os
+import subprocess
+import sys
 import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from engine.sim.faults import Fault
 LINES = 4_000                  # of a recording: some twelve seconds of USD-M, some thirty of spot
 SPEED = {"usdm": 10.0, "spot": 25.0}
 PUBLIC = {"usdm": "/public", "spot": ""}
+WAIT_S = 60
 API = {"usdm": "/fapi/v1", "spot": "/api/v3"}
 Top = tuple[tuple[Decimal, Decimal], tuple[Decimal, Decimal]]
 
@@ -44,21 +47,6 @@ def venue(request) -> str:
 @pytest.fixture
 def capture(realdata, venue, tmp_path) -> Path:
     return beginning(realdata / f"binance_{venue}" / "btcusdt_20240808.gz", LINES, tmp_path)
-
-
-@pytest.fixture
-def tls(tmp_path, monkeypatch) -> Iterator[dict]:
-    """A certificate for the loopback address that every client here trusts."""
-    trustme = client("trustme")
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    places = [tmp_path / name for name in ("authority.pem", "certificate.pem", "key.pem")]
-    authority.cert_pem.write_to_path(places[0])
-    issued.cert_chain_pems[0].write_to_path(places[1])
-    issued.private_key_pem.write_to_path(places[2])
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        monkeypatch.setenv(name, str(places[0]))
-    yield {"certificate": places[1], "key": places[2]}
 
 
 class Quotes:
@@ -84,9 +72,22 @@ class Quotes:
 async def until_quiet(exchange: Exchange, count: Callable[[], int]) -> None:
     """Wait until the tape has been played and the client has got through what it was sent."""
     before = None
-    while not exchange.finished.is_set() or before != count():
-        before = count()
-        await asyncio.sleep(0.2)
+    async with asyncio.timeout(WAIT_S):
+        while not exchange.finished.is_set() or before != count():
+            before = count()
+            await asyncio.sleep(0.3)
+
+
+async def until_silent(exchange: Exchange, next_book: Callable[[], Awaitable], take: Callable[[object], None]) -> None:
+    """Take books of a client until the tape has been played and no more come."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            last = exchange.finished.is_set()
+            try:
+                take(await asyncio.wait_for(next_book(), 0.5))
+            except TimeoutError:
+                if last:
+                    return
 
 
 def diffs_of(capture: Path) -> list[dict]:
@@ -96,95 +97,75 @@ def diffs_of(capture: Path) -> list[dict]:
 # cryptofeed -----------------------------------------------------------------------------------------------------
 
 
-def local_feed(exchange: Exchange, venue: str, path: str) -> type:
-    """Return cryptofeed's own exchange class, pointed at the simulator."""
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory) -> dict[str, Path]:
+    """A certificate for the loopback address, for cryptofeed takes no socket without TLS."""
+    authority = client("trustme").CA()
+    issued = authority.issue_cert("127.0.0.1")
+    places = {name: tmp_path_factory.mktemp("tls") / f"{name}.pem" for name in ("authority", "certificate", "key")}
+    authority.cert_pem.write_to_path(places["authority"])
+    issued.cert_chain_pems[0].write_to_path(places["certificate"])
+    issued.private_key_pem.write_to_path(places["key"])
+    return places
+
+
+def cryptofeed_follows(exchange: Exchange, call: Callable, venue: str, tls: dict[str, Path]) -> dict:
+    """Play the tape to cryptofeed in a process of its own and return what it saw."""
     client("cryptofeed")
-    from cryptofeed.connection import RestEndpoint, Routes, WebsocketEndpoint
-    from cryptofeed.exchanges import Binance, BinanceFutures
+    asked = {"ws": exchange.ws_url, "rest": exchange.rest_url, "venue": venue, "api": API[venue],
+             "public": PUBLIC[venue], "market": "/market" if venue == "usdm" else ""}
+    trusted = {name: str(tls["authority"]) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    with subprocess.Popen([sys.executable, Path(__file__).with_name("cryptofeed_follow.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True, env={**os.environ, **trusted}) as child:
+        try:
+            child.stdin.write(json.dumps(asked) + "\n")
+            child.stdin.flush()
+            until_s = time.monotonic() + WAIT_S
+            while call(lambda: sum(bool(connected.routes) for connected in exchange.clients)) < 2:
+                assert child.poll() is None and time.monotonic() < until_s, "cryptofeed did not connect"
+                time.sleep(0.05)
+            call(exchange.begin)
+            while not exchange.finished.is_set():
+                assert child.poll() is None and time.monotonic() < until_s
+                time.sleep(0.05)
+            return json.loads(child.communicate(timeout=WAIT_S)[0])
+        finally:
+            child.kill()
 
-    class Local(BinanceFutures if venue == "usdm" else Binance):
-        websocket_endpoints = [WebsocketEndpoint(exchange.ws_url + path)]
-        rest_endpoints = [RestEndpoint(exchange.rest_url, routes=Routes(f"{API[venue]}/exchangeInfo", l2book=API[venue] + "/depth?symbol={}&limit={}"))]
 
-    return Local
-
-
-async def follow(exchange: Exchange, call: Callable, feeds: list, count: Callable[[], int]) -> None:
-    """Run feeds until the tape has been played to them."""
-    for feed in feeds:
-        feed.start(asyncio.get_running_loop())
-    while call(lambda: sum(bool(connected.routes) for connected in exchange.clients)) < len(feeds):
-        await asyncio.sleep(0.02)
-    call(exchange.begin)
-    await until_quiet(exchange, count)
-    for feed in feeds:
-        await feed.shutdown()
+def tops_of(seen: dict) -> dict[int, Top]:
+    return {int(number): tuple(tuple(map(Decimal, level)) for level in top) for number, top in seen["tops"].items()}
 
 
 def test_cryptofeed_builds_the_book(capture, venue, tls):
-    client("cryptofeed")
-    from cryptofeed.defines import L2_BOOK, TICKER, TRADES
-    seen: dict[int, Top] = {}
-    got = Counter()
-
-    async def on_book(book, _):
-        got["books"] += 1
-        seen[book.sequence_number] = book.book.bids.index(0), book.book.asks.index(0)
-
-    async def on_ticker(ticker, _):
-        got["tickers"] += 1
-
-    async def on_trade(trade, _):
-        got["trades"] += 1
-        got["quantity"] += trade.amount
-
-    with running(ExchangeConfig([capture], speed=SPEED[venue], start="call", **tls)) as (exchange, call):
-        public, market = (local_feed(exchange, venue, path) for path in ((PUBLIC[venue], "/market") if venue == "usdm" else ("", "")))
-        symbol = next(name for name in public.symbols() if "PINDEX" not in name)
-        feeds = [public(symbols=[symbol], channels=[L2_BOOK, TICKER], callbacks={L2_BOOK: on_book, TICKER: on_ticker}),
-                 market(symbols=[symbol], channels=[TRADES], callbacks={TRADES: on_trade})]
-        asyncio.run(follow(exchange, call, feeds, lambda: sum(got.values())))
-    rows = recorded(capture)
+    config = ExchangeConfig([capture], speed=SPEED[venue], start="call", certificate=tls["certificate"], key=tls["key"])
+    with running(config) as (exchange, call):
+        seen = cryptofeed_follows(exchange, call, venue, tls)
+    rows, tops = recorded(capture), tops_of(seen)
     trades = [json.loads(frame)["data"] for frame in of_streams(rows, "trade")]
-    assert got["tickers"] == len(of_streams(rows, "bookTicker"))
-    assert got["quantity"] == sum(Decimal(row["q"]) for row in trades if row.get("X", "MARKET") == "MARKET")
-    assert max(seen) == max(diff["u"] for diff in diffs_of(capture))
-    Quotes(capture).check(seen, len(diffs_of(capture)) * 9 // 10)
+    assert seen["got"]["tickers"] == len(of_streams(rows, "bookTicker"))
+    assert Decimal(*seen["quantity"].values()) == sum(Decimal(row["q"]) for row in trades if row.get("X", "MARKET") == "MARKET")
+    assert max(tops) == max(diff["u"] for diff in diffs_of(capture))
+    Quotes(capture).check(tops, len(diffs_of(capture)) // 2)
 
 
-def test_cryptofeed_resyncs_after_a_gap(realdata, tls, tmp_path):
-    client("cryptofeed")
-    from cryptofeed.defines import L2_BOOK
+def test_cryptofeed_resyncs_after_gaps(realdata, tls, tmp_path):
     capture = beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", LINES, tmp_path)
-    seen: dict[int, Top] = {}
-
-    async def on_book(book, _):
-        seen[book.sequence_number] = book.book.bids.index(0), book.book.asks.index(0)
-
-    faults = [Fault(4.0, "gap", "*@depth*", for_s=0.5), Fault(7.0, "drop", "*@depth*", count=2)]
-    with running(ExchangeConfig([capture], speed=5.0, start="call", faults=faults, **tls)) as (exchange, call):
-        feed = local_feed(exchange, "usdm", "/public")
-        feeds = [feed(symbols=["BTC-USDT-PERP"] if feed.symbols() else [], channels=[L2_BOOK], callbacks={L2_BOOK: on_book})]
-        asyncio.run(follow(exchange, call, feeds, lambda: len(seen)))
-        assert exchange.rest.served["depth"] == 3, "one snapshot at the start and one after each fault"
-    Quotes(capture).check(seen, 100)
+    faults = [Fault(5.0, "gap", "*@depth*", for_s=0.5), Fault(9.0, "drop", "*@depth*", count=2)]
+    config = ExchangeConfig([capture], speed=4.0, start="call", faults=faults, certificate=tls["certificate"], key=tls["key"])
+    with running(config) as (exchange, call):
+        seen = cryptofeed_follows(exchange, call, "usdm", tls)
+        assert exchange.rest.served["depth"] == 3, "one body at the start and one after each fault"
+    Quotes(capture).check(tops_of(seen), len(diffs_of(capture)) // 2)
 
 
 def test_cryptofeed_follows_five_symbols_on_one_socket(realdata, tls):
-    client("cryptofeed")
-    from cryptofeed.defines import L2_BOOK
     capture = next((realdata / "cryptofeed").glob("6397a047*"))
-    books = {}
-
-    async def on_book(book, _):
-        books[book.symbol] = book.sequence_number
-
-    with running(ExchangeConfig([capture], speed=40.0, start="call", **tls)) as (exchange, call):
-        feed = local_feed(exchange, "usdm", "/public")
-        symbols = [name for name in feed.symbols() if name.endswith("-PERP")]
-        asyncio.run(follow(exchange, call, [feed(symbols=symbols, channels=[L2_BOOK], callbacks={L2_BOOK: on_book})], lambda: sum(books.values())))
+    config = ExchangeConfig([capture], speed=40.0, start="call", certificate=tls["certificate"], key=tls["key"])
+    with running(config) as (exchange, call):
+        seen = cryptofeed_follows(exchange, call, "usdm", tls)
         last = {symbol: json.loads(exchange.tape.data(exchange.tape.of(symbol, "depth")[-1]))["u"] for symbol in exchange.tape.symbols}
-    assert {name.replace("-PERP", "").replace("-", ""): number for name, number in books.items()} == last
+    assert {name.removesuffix("-PERP").replace("-", ""): number for name, number in seen["last"].items()} == last
 
 
 # the official SDKs ----------------------------------------------------------------------------------------------
@@ -275,12 +256,8 @@ def test_ccxt_builds_the_book(capture, venue):
         addresses |= {"fapiPublic": exchange.rest_url + API["usdm"], "public": exchange.rest_url + API["spot"]}
         addresses["ws"] |= {kind: exchange.ws_url + "/ws"}
         try:
-            while not exchange.finished.is_set():
-                try:
-                    book = await asyncio.wait_for(ccxt_client.watch_order_book(symbol, 1000), 1)
-                except TimeoutError:
-                    continue
-                seen[book["nonce"]] = tuple((Decimal(str(book[side][0][0])), Decimal(str(book[side][0][1]))) for side in ("bids", "asks"))
+            await until_silent(exchange, lambda: ccxt_client.watch_order_book(symbol, 1000), lambda book: seen.update(
+                {book["nonce"]: tuple((Decimal(str(book[side][0][0])), Decimal(str(book[side][0][1]))) for side in ("bids", "asks"))}))
         finally:
             await ccxt_client.close()
 
@@ -303,12 +280,8 @@ def test_python_binance_builds_the_book(realdata, tmp_path):
         sockets.STREAM_URL = exchange.ws_url + "/"
         try:
             async with DepthCacheManager(binance, "BTCUSDT", bm=sockets, limit=1000, ws_interval=100, conv_type=Decimal) as manager:
-                while not exchange.finished.is_set():
-                    try:
-                        book = await asyncio.wait_for(manager.recv(), 1)
-                    except TimeoutError:
-                        continue
-                    seen[manager._last_update_id] = tuple(map(tuple, (book.get_bids()[0], book.get_asks()[0])))
+                await until_silent(exchange, manager.recv, lambda book: seen.update(
+                    {manager._last_update_id: tuple(map(tuple, (book.get_bids()[0], book.get_asks()[0])))}))
         finally:
             await binance.close_connection()
 

@@ -11,6 +11,7 @@ from engine.measure import ledger
 from engine.measure.attribution import MOST_RULES, attribute, by_mask, coalition_variants, rule_numbers
 from engine.measure.experiment import BASELINE, CONTROLS, Measured, Variant, only, run_experiment
 from engine.measure.inference import holm
+from engine.measure.moments import build_board
 from engine.measure.nulls import time_shift_possible
 from engine.measure.outcomes import Policy, Trades, epsilon_r, join
 from engine.measure.verdict import study_rule, verdicts
@@ -57,13 +58,14 @@ def measure(
         )
     shifted = _time_shift(plans, names, study)
     latency_ns = plans[0].settings.latency_ns
+    board = build_board(study.trades, study.paths)
     studies = {
         name: study_rule(
             name,
             study.trades,
             study.policies[name],
             study.scored[name],
-            study.paths,
+            board,
             max(latency_ns, study.lead_ns or 0),
             options.seed,
             options.draws,

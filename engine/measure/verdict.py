@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.kernel.records import MISSING
 from engine.measure.inference import Interval, generator, mean_interval
+from engine.measure.moments import Board
 from engine.measure.nulls import Placebo, Twin, age_hazard_placebo, price_only_twin
 from engine.measure.outcomes import (
     CUT_WINNER,
@@ -54,15 +55,15 @@ class RuleStudy:
 
 
 def study_rule(
-    name: str, trades: Trades, policy: Policy, scored: Policy, paths: list, latency_ns: int, seed: int, draws: int
+    name: str, trades: Trades, policy: Policy, scored: Policy, board: Board, latency_ns: int, seed: int, draws: int
 ) -> RuleStudy:
     """Hold one rule against random exits of its own timing, matched moments of other trades, and a plain tighter stop."""
     epsilon = epsilon_r(trades)
     delta = delta_r(trades, policy)
     judged = delta_r(trades, scored)
-    placebo = age_hazard_placebo(trades, scored, paths, latency_ns, generator(seed, f"{name} placebo"), draws)
-    matched = risk_set_match(trades, scored, paths, latency_ns, generator(seed, f"{name} risk set"), draws)
-    twin = price_only_twin(trades, scored, paths, latency_ns)
+    placebo = age_hazard_placebo(trades, scored, board, latency_ns, generator(seed, f"{name} placebo"), draws)
+    matched = risk_set_match(trades, scored, board, latency_ns, generator(seed, f"{name} risk set"), draws)
+    twin = price_only_twin(trades, scored, board, latency_ns)
     spans = (trades.session, trades.open_ns, trades.close_ns)
     interval = lambda values, purpose: mean_interval(values, *spans, generator(seed, f"{name} {purpose}"))  # noqa: E731
     return RuleStudy(
@@ -109,7 +110,7 @@ def _numbers(study: RuleStudy, p_holm: float, tried: int) -> dict:
         "placebo_r": {"mean": float(study.placebo.expected_r.mean())},
         "excess_r": {"mean": _known(study.excess.mean), "ci95": _bounds(study.excess), "p": study.p, "p_holm": p_holm},
         "count_excess": {
-            "mean": _known(study.matched.net_per_trade),
+            "mean": _known(study.count.mean),
             "ci95": _bounds(study.count),
             "p": _known(study.matched.net_p_two_sided),
         },

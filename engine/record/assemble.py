@@ -76,8 +76,8 @@ class Assembly:
         """Write every table in order of seq."""
         positions = self._positions()
         for name in TABLES:
-            parts = [(g, p + 1, self.recv_ns[p]) for g, p in zip(self.groups, positions, strict=True) if g.table == name]
-            write_groups(writer, name, parts, instruments)
+            own = [(g, p) for g, p in zip(self.groups, positions, strict=True) if g.table == name]
+            write_groups(writer, name, [(g, p + 1, self.recv_ns[p]) for g, p in own], instruments)
         self._write_feed(writer, sorted(instruments))
 
     def _write_feed(self, writer: SessionWriter, symbols: list[str]) -> None:

@@ -105,7 +105,8 @@ class Collector:
             if self._claim(message.symbol, venue):
                 self.intake.put(frame.seq, frame.recv_ns, message)
             else:
-                self.intake.bad[frame.seq] = (None, message.symbol, f"{message.symbol} is already known from another venue")
+                reason = f"{message.symbol} is already known from another venue"
+                self.intake.bad[frame.seq] = (None, message.symbol, reason)
 
     def _claim(self, symbol: str, venue: str) -> bool:
         known = self.intake.venues.get(symbol)
@@ -211,12 +212,16 @@ class Collector:
             low, high = int(group.recv_ns[0]), int(group.recv_ns[-1])
             self.first_recv_ns = min(self.first_recv_ns or low, low)
             self.last_recv_ns = max(self.last_recv_ns, high)
-            dense = group.table == "trades" or self.intake.venues[group.symbol].venue == DENSE
-            for gaps in group.gaps(self._seen.setdefault((group.table, group.symbol), {})):
-                for at, after, before, detail in zip(gaps.message, gaps.from_id, gaps.to_id, gaps.detail, strict=True):
-                    self.gaps.append({"seq": int(group.place[at]), "recv_ns": int(group.recv_ns[at]), "table": group.table,
-                                      "symbol": group.symbol, "after": int(after), "before": int(before),
-                                      "missing": int(before - after) - 1 if dense else None, "detail": detail})
+            self._find_gaps(group)
+
+    def _find_gaps(self, group: Group) -> None:
+        dense = group.table == "trades" or self.intake.venues[group.symbol].venue == DENSE
+        for gaps in group.gaps(self._seen.setdefault((group.table, group.symbol), {})):
+            for at, after, before, detail in zip(gaps.message, gaps.from_id, gaps.to_id, gaps.detail, strict=True):
+                self.gaps.append({"seq": int(group.place[at]), "recv_ns": int(group.recv_ns[at]),
+                                  "table": group.table, "symbol": group.symbol, "after": int(after),
+                                  "before": int(before), "missing": int(before - after) - 1 if dense else None,
+                                  "detail": detail})
 
     def _write(self, groups: list[Group]) -> None:
         try:

@@ -1,7 +1,7 @@
 """A recording becomes a session: decoded, written aside, read back, put in place, and only then is the journal let go.
 
-A frame keeps the seq and recv_ns of the journal, so no row is added and no double dropped: the session is what was acted
-on. Breaks of ids the recorder did not mark are listed in the manifest, and `check` names them.
+A frame keeps the seq and recv_ns of the journal, so no row is added and no double dropped: the session is what was
+acted on. Breaks of ids the recorder did not mark are listed in the manifest, and `check` names them.
 """
 
 import gc
@@ -35,7 +35,7 @@ SMALL_BYTES = 1 << 16          # a journal of no frame and no more than this was
 
 
 def convert(folder: Path | str, data: Path | str, progress: Progress | None = None, keep: str = "drop") -> dict:
-    """Turn a recording into a session and return what `import` returns, with `frames`, `repair`, `damage` and `journal`.
+    """Turn a recording into a session; return what `import` returns, with `frames`, `repair`, `damage` and `journal`.
 
     Killed at any moment it is done again from the start, or, once the session is in its place, only the journal is let
     go: `keep` says how (drop, zstd or raw; the last two under `data/journals`).
@@ -219,7 +219,7 @@ def _divides(size: str, scale: Scale | None) -> bool:
 
 def _result(manifest: dict | None, name: str, path: Path) -> dict:
     if manifest is None:
-        return {"session": None, "path": None, "messages": {}, "rows": {}, "skipped": [], "first_recv_ns": None,
+        return {"session": None, "path": str(path), "messages": {}, "rows": {}, "skipped": [], "first_recv_ns": None,
                 "last_recv_ns": None, "frames": 0, "damage": []}
     messages = {key: count for key, count in manifest["counts"].items() if key != "other"}
     return {"session": name, "path": str(path), "messages": messages,
@@ -245,7 +245,7 @@ def _pack(folder: Path, target: Path) -> None:
 
 
 def _let_go(folder: Path, target: Path, keep: str) -> str:
-    """Take a converted recording out of the way in one step, and return where its journal is now, or that it is gone."""
+    """Take a converted recording out of the way in one step; return where its journal is now, or that it is gone."""
     if keep == "raw":
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

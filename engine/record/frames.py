@@ -1,7 +1,7 @@
 """What a journaled frame becomes: market messages, or one feed row; the live loop and the conversion both ask here.
 
-Every frame becomes at least one row, so that seq stays dense: one that carries nothing stored is a `note`, a malformed one
-of a stream the kernel folds is a `gap` of that stream.
+Every frame becomes at least one row, so that seq stays dense: one that carries nothing stored is a `note`, a malformed
+one of a stream the kernel folds is a `gap` of that stream.
 """
 
 import json
@@ -17,7 +17,7 @@ from engine.kernel.records import AGGREGATED, REFILLED
 from engine.record.decode import BadFrame, Message, Other, Quote, Trade, decode, snapshot, stamp_ns
 from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, TIMER, Frame, Origin
 
-CODES = ("connected", "lost", "gap", "resync", "stale")
+CODES = ("connected", "lost", "gap", "resync", "stale", "note")
 STREAMS = ("", "trades", "depth", "best", "quotes")
 TABLE_OF = {"trade": "trades", "aggTrade": "trades", "depth": "depth", "bookTicker": "best"}
 _STREAM = re.compile(rb'"stream"\s*:\s*"([^"]{1,200})"')
@@ -143,14 +143,15 @@ def read_frame(frame: Frame, origins: Sequence[Origin]) -> list[Message] | Feed:
 
 
 def malformed(frame: Frame, origin: Origin, reason: str) -> Feed:
-    """Return the feed row of a frame that cannot be read: a gap of the stream it is of, of every one where none is known."""
+    """Return the feed row of a frame that cannot be read: a gap of its stream, of every stream where none is known."""
     if frame.kind != FRAME:
         return Feed("note", detail=reason, malformed=True)
     found = _STREAM.search(frame.payload[:400])
     stream = found[1].decode(errors="replace") if found else _raw_stream(origin)
     if stream is None:
         return Feed("gap", detail=f"malformed: {reason}", malformed=True)
-    return lost_message(stream.partition("@")[0].upper(), TABLE_OF.get(stream.partition("@")[2].partition("@")[0]), reason)
+    symbol, kind = (stream.split("@") + [""])[:2]
+    return lost_message(symbol.upper(), TABLE_OF.get(kind), reason)
 
 
 def lost_message(symbol: str, table: str | None, reason: str) -> Feed:

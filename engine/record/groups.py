@@ -120,7 +120,8 @@ class Group:
         seen = {} if seen is None else seen
         if self.table == "trades":
             aggregated = self.columns["bits"] & AGGREGATED > 0
-            return [self._trade_gaps(mask, name, seen) for mask, name in ((~aggregated, "trade"), (aggregated, "aggTrade"))]
+            series = (~aggregated, "trade"), (aggregated, "aggTrade")
+            return [self._trade_gaps(mask, name, seen) for mask, name in series]
         if self.table == "depth":
             return [self._depth_gaps(seen)]
         return []
@@ -139,7 +140,8 @@ class Group:
         last, prev = c["last_id"][index], c["prev_id"][index]
         seen = _highest_before(last, "diff", before)
         holes = np.flatnonzero((last > seen) & (prev != seen))
-        detail = [f"diff continues {b}, the one before ended at {a}" for a, b in zip(seen[holes], prev[holes], strict=True)]
+        detail = [f"diff continues {b}, the one before ended at {a}"
+                  for a, b in zip(seen[holes], prev[holes], strict=True)]
         return Gaps(index[holes], seen[holes], c["first_id"][index][holes], detail)
 
     def steps(self, name: str, instrument: Instrument) -> np.ndarray:

@@ -288,8 +288,9 @@ class JournalWriter:
             raise self._fail(self._budget_text(free))
 
     def _budget_text(self, free: int) -> str:
-        return (f"{self.journal}: {free / 1e6:,.0f} MB of the disk are free, {self.disk_reserve_bytes / 1e6:,.0f} MB are "
-                "kept in reserve; free some space or lower the reserve")
+        reserve = self.disk_reserve_bytes
+        return (f"{self.journal}: {free / 1e6:,.0f} MB of the disk are free, {reserve / 1e6:,.0f} MB are kept in "
+                "reserve; free some space or lower the reserve")
 
     def _fail(self, what: str) -> SourceFailed:
         """Close the journal for good and return the error to raise."""
@@ -307,7 +308,7 @@ class JournalWriter:
 
 
 def repair(folder: Path | str) -> dict:
-    """Cut a torn end of a recording back to its longest valid prefix, and return what was found and done, in `said` too.
+    """Cut a torn end of a recording back to its longest valid prefix; return what was done, in words too (`said`).
 
     What is cut off is kept in the journal folder with the ending .cut until the recording is converted.
     """

@@ -1,25 +1,30 @@
 """The recorder: the only door into a session. Every frame, answer and marker gets its seq here, in the order it was read."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from engine import clock
-from engine.errors import SourceFailed
+from engine.errors import SourceFailed, TapeguardError
 from engine.record.frames import Marker, Request, rest_payload
-from engine.record.journal import JournalWriter
+from engine.record.journal import JournalWriter, recording_folder
 from engine.record.segment import CONTROL, FRAME, REST, TIMER, Origin
-from engine.record.watch import DEPTH, TRADES, Book, Hole, Stream, Watch
+from engine.record.watch import DEPTH, DROP, HOLD, KEEP, MARKS, OTHER, TRADES, Book, Hole, Stream, Watch
 from engine.sources.binance import SNAPSHOT_LIMIT, Budget, Endpoint, Group, Rest, stream_groups
 
 TIMER_NS = 100_000_000
-SNAPSHOT_RETRY_S = 1.0
+SNAPSHOT_RETRY_S = (1.0, 2.0, 5.0, 10.0)
+REFRESH_S = 300.0              # a snapshot holds so many levels only, and the price moves
 REFILL_ROWS = 1000
 REFILL_MOST = 100_000          # ids; a longer hole is marked and left
+REFILL_WAITING = 256           # holes
 WATCH_S = 1.0
+CLOCK_S = 600.0                # between two looks at the venue's clock
 
 
 @dataclass
@@ -36,25 +41,30 @@ class Options:
     ssl: object = None
     reach_s: float = 30.0      # no frame at all within this time of the start: give up
     refill: bool = True
+    refresh_s: float = REFRESH_S
+    silent_s: dict[str, float] | None = None       # by kind of stream; the usual limits where not given
+    watch_s: float = WATCH_S
 
 
 @dataclass
 class Counters:
     """What the recorder has done, for the screen."""
 
-    frames: int = 0
-    kept: int = 0
-    duplicates: int = 0
+    frames: int = 0            # that reached it
+    kept: int = 0              # and were journaled
+    duplicates: int = 0        # and were left out
     holes: int = 0
-    refilled: int = 0
+    refilled: int = 0          # trades
+    not_refilled: int = 0      # holes given up
     snapshots: int = 0
     refused_snapshots: int = 0
     connections: int = 0
+    losses: int = 0
     failures: int = 0
     last_failure: str = ""
+    stale: int = 0
     slowest_take_ms: float = 0.0
-    offset_ms: float | None = None
-    stale: list[str] = field(default_factory=list)
+    offset_ms: float | None = None     # venue clock less ours
 
 
 class Recorder:
@@ -63,22 +73,24 @@ class Recorder:
     def __init__(self, options: Options, journal: JournalWriter, tap: Callable | None = None):
         self.options, self.journal, self.tap = options, journal, tap
         self.counters = Counters()
+        venue = options.endpoint.venue
         self.rest = Rest(options.endpoint)
-        strict = options.endpoint.venue == "binance_usdm"
-        names = stream_groups(options.endpoint.venue, options.symbols, options.trades)
-        self.watch = Watch([name for group in names.values() for name in group], strict)
+        names = stream_groups(venue, options.symbols, options.trades)
+        self.watch = Watch([name for group in names.values() for name in group], venue == "binance_usdm", options.silent_s)
         budget = Budget()
         extra = {key: value for key, value in (("lifetime_s", options.lifetime_s), ("overlap_s", options.overlap_s)) if value is not None}
         self.groups = [Group(options.endpoint, name, streams, self._frame, self._event, budget, options.seed * 101 + n, ssl=options.ssl,
                              **extra) for n, (name, streams) in enumerate(names.items())]
-        self.sources = {group.name: journal.source(Origin(f"{options.endpoint.venue} {group.name}".strip(), options.endpoint.venue, group.name, group.url))
+        self.sources = {group.name: journal.source(Origin(f"{venue} {group.name}".strip(), venue, group.name, group.url))
                         for group in self.groups}
-        self.rest_source = journal.source(Origin(f"{options.endpoint.venue} rest", options.endpoint.venue, "rest", options.endpoint.rest))
+        self.rest_source = journal.source(Origin(f"{venue} rest", venue, "rest", options.endpoint.rest))
         self.began_s = clock.monotonic_s()
         self.instruments: dict[str, tuple[str, str]] = {}
+        self.jitter = random.Random(options.seed)
+        self._failure: TapeguardError | None = None
         self._stop = asyncio.Event()
-        self._work: set[asyncio.Task] = set()
         self._wanted = asyncio.Event()
+        self._holes: asyncio.Queue[Hole] = asyncio.Queue(REFILL_WAITING)
 
     def stop(self) -> None:
         """Ask `run` to end cleanly."""
@@ -86,20 +98,23 @@ class Recorder:
 
     async def run(self) -> None:
         """Record until stopped, the duration is over, or something cannot be mended."""
-        body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
-        self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
-        self.counters.offset_ms = await self.rest.clock_offset_ns() / 1e6
-        tasks = [asyncio.create_task(group.run()) for group in self.groups]
-        tasks += [asyncio.create_task(work) for work in (self._timers(), self._snapshots(), self._watchdog())]
-        ending = asyncio.create_task(self._stop.wait())
+        tasks: list[asyncio.Task] = []
         try:
-            done, _ = await asyncio.wait({*tasks, ending}, timeout=self.options.duration_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {ending}:
+            body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
+            self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
+            await self._measure_clock()
+            work = [group.run() for group in self.groups]
+            work += [self._timers(), self._snapshots(), self._refills(), self._watchdog(), self._clock(), self._stop.wait()]
+            tasks = [asyncio.create_task(each) for each in work]
+            done, _ = await asyncio.wait(tasks, timeout=self.options.duration_s, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure:
+                raise self._failure
+            for task in done:
                 task.result()
         finally:
-            for task in (*tasks, ending, *self._work):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, ending, *self._work, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self.rest.close()
 
     def status(self) -> dict:
@@ -107,164 +122,256 @@ class Recorder:
         now, counters, journal = clock.monotonic_s(), self.counters, self.journal
         span_s = max(1e-9, now - self.began_s)
         streams = {stream.name: {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2), "duplicates": stream.duplicates,
-                                 "holes": stream.holes, "age_s": round(now - stream.last_s, 3) if stream.last_s else None,
+                                 "late": stream.late, "holes": stream.holes, "stale": stream.stale,
+                                 "age_s": round(now - stream.last_s, 3) if stream.last_s else None,
                                  "state": "silent" if stream.silent else "ok" if stream.frames else "waiting"}
                    for stream in self.watch.streams.values()}
         books = {book.symbol: "synced" if book.synced else "linked" if book.snapshot_id is not None else "waiting for a snapshot"
                  for book in self.watch.books.values()}
         return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1), "frames": counters.frames, "kept": counters.kept,
-                "duplicates": counters.duplicates, "holes": counters.holes, "refilled": counters.refilled, "snapshots": counters.snapshots,
-                "connections": counters.connections, "failures": counters.failures, "last_failure": counters.last_failure,
+                "duplicates": counters.duplicates, "holes": counters.holes, "refilled": counters.refilled,
+                "not_refilled": counters.not_refilled, "snapshots": counters.snapshots, "refused_snapshots": counters.refused_snapshots,
+                "connections": counters.connections, "losses": counters.losses, "failures": counters.failures,
+                "last_failure": counters.last_failure, "stale": counters.stale,
                 "slowest_take_ms": round(counters.slowest_take_ms, 2), "clock_offset_ms": counters.offset_ms,
                 "malformed": self.watch.malformed, "unknown": self.watch.unknown, "last_seq": journal.last_seq,
                 "not_synced": journal.last_seq - journal.synced_seq, "journal_bytes": journal.bytes, "books": books, "streams": streams}
 
-    def _take(self, source: int, kind: int, payload: bytes, recv_ns: int) -> int:
+    def _take(self, source: int, kind: int, payload: bytes, recv_ns: int) -> None:
         seq = self.journal.append(source, kind, payload, recv_ns)
         if self.tap:
             self.tap(seq, self.journal.last_recv_ns, source, kind, payload)
-        return seq
 
-    def _frame(self, group: Group, connection: int, frame: bytes, recv_ns: int) -> None:
-        """Journal one socket frame, the holes it reveals before it; a frame another socket brought already is left out."""
-        counters = self.counters
-        counters.frames += 1
-        began = clock.monotonic_s()
-        stream, holes, keep = self.watch.judge(frame, began, len(group.alive) > 1)
+    def _frame(self, group: Group, number: int, frame: bytes, recv_ns: int) -> None:
+        """Journal one socket frame; a journal that fails ends the recording, for nothing can be raised through a socket."""
+        if self._failure:
+            return
+        began_s = clock.monotonic_s()
+        self.counters.frames += 1
+        try:
+            self._judge(group, number, frame, recv_ns, began_s)
+        except TapeguardError as error:
+            self._fail(error)
+        took_ms = (clock.monotonic_s() - began_s) * 1e3
+        if took_ms > self.counters.slowest_take_ms:
+            self.counters.slowest_take_ms = took_ms
+
+    def _judge(self, group: Group, number: int, frame: bytes, recv_ns: int, now_s: float) -> None:
+        """Journal one socket frame, the holes it reveals before it; one that another socket brought already is left out."""
+        newest = number == max(group.alive) if len(group.alive) > 1 else None
+        stream, holes, what = self.watch.judge(frame, now_s, newest)
         if stream is not None and stream.recovered:
-            stream.recovered = False
-            if stream.kind != DEPTH:           # a book needs a snapshot; its hole, if any, is found by the ids
-                self._mark(Marker("resync", stream.symbol, stream.kind), recv_ns)
+            self._recovered(stream, recv_ns)
         for hole in holes:
             self._hole(hole, recv_ns)
-        if keep:
-            counters.kept += 1
-            self._take(self.sources[group.name], FRAME, bytes(frame), recv_ns)
-        else:
-            counters.duplicates += 1
-        if stream is None and b"serverShutdown" in frame[:200]:
-            group.rotate()
-        if stream is not None and stream.kind == DEPTH and self.watch.books[stream.symbol].wanted:
+        if what == KEEP:
+            self.counters.kept += 1
+            self._take(self.sources[group.name], FRAME, frame, recv_ns)
+        elif what == DROP:
+            self.counters.duplicates += 1
+        if stream is None:
+            if b"serverShutdown" in frame[:200]:
+                group.rotate()
+            return
+        if stream.held and what != HOLD:
+            self._release(group, stream, recv_ns)
+        if stream.kind is DEPTH and self.watch.books[stream.symbol].wanted:
             self._wanted.set()
-        counters.slowest_take_ms = max(counters.slowest_take_ms, (clock.monotonic_s() - began) * 1e3)
+
+    def _release(self, group: Group, stream: Stream, recv_ns: int, all_of_them: bool = False) -> None:
+        """Journal the frames of a younger socket that waited for the older one to come so far."""
+        before = stream.duplicates
+        for frame, holes in self.watch.released(stream, clock.monotonic_s(), all_of_them):
+            for hole in holes:
+                self._hole(hole, recv_ns)
+            self.counters.kept += 1
+            self._take(self.sources[group.name], FRAME, frame, recv_ns)
+        self.counters.duplicates += stream.duplicates - before
+
+    def _recovered(self, stream: Stream, recv_ns: int) -> None:
+        stream.recovered = False
+        if stream.kind not in (DEPTH, MARKS, OTHER):       # a book needs a snapshot; its hole, if any, is found by the ids
+            self._mark(Marker("resync", stream.symbol, stream.kind), recv_ns)
+
+    def _fail(self, error: TapeguardError) -> None:
+        """End the recording with an error."""
+        self._failure = self._failure or error
+        self._stop.set()
 
     def _hole(self, hole: Hole, recv_ns: int) -> None:
         self.counters.holes += 1
-        self._mark(Marker("gap", hole.symbol, hole.table, hole.from_id, hole.to_id), recv_ns)
-        if hole.table == TRADES and self.options.refill:
-            self._spawn(self._refill(hole))
+        self._mark(Marker("gap", hole.symbol, hole.table, hole.from_id, hole.to_id, hole.detail), recv_ns)
+        if hole.table == TRADES and self.options.refill and self._refill_path():
+            try:
+                self._holes.put_nowait(hole)
+            except asyncio.QueueFull:
+                self.counters.not_refilled += 1
 
     def _mark(self, marker: Marker, recv_ns: int | None = None, group: str | None = None) -> None:
         source = self.rest_source if group is None else self.sources[group]
         self._take(source, CONTROL, msgspec.json.encode(marker), clock.now_ns() if recv_ns is None else recv_ns)
 
     def _event(self, group: Group, code: str, detail: str) -> None:
-        """Write connected and lost for each stream of a socket; lost only when no other socket of the group still delivers."""
+        """Count what happens to sockets; a journal that fails ends the recording."""
+        counters = self.counters
+        counters.connections += code == "connected"
+        counters.losses += code == "lost"
         if code == "failed":
-            self.counters.failures += 1
-            self.counters.last_failure = f"{group.name or 'socket'}: {detail}"
+            counters.failures += 1
+            counters.last_failure = f"{group.name or 'socket'}: {detail}"
             return
-        if code == "connected":
-            self.counters.connections += 1
-        if len(group.alive) > (1 if code == "connected" else 0):
+        try:
+            self._turned(group, code, detail)
+        except TapeguardError as error:
+            self._fail(error)
+
+    def _turned(self, group: Group, code: str, detail: str) -> None:
+        """Write connected and lost for each stream of a socket; neither while another socket of the group delivers."""
+        if group.alive and code == "lost":
+            for name in group.streams:
+                self._release(group, self.watch.streams[name], clock.now_ns(), all_of_them=True)
+        self.watch.overlap(group.streams, len(group.alive) > 1)
+        if len(group.alive) > (code == "connected"):
             return
         for name in group.streams:
             stream = self.watch.streams[name]
-            stream.last_s = clock.monotonic_s()
-            if stream.kind == "other":
+            self.watch.connection(stream, clock.monotonic_s() if code == "connected" else 0.0)
+            if stream.kind in (MARKS, OTHER):
                 continue
             self._mark(Marker(code, stream.symbol, stream.kind, detail=detail), group=group.name)
-            if stream.kind == DEPTH and code == "lost":
+            if stream.kind is DEPTH and code == "lost":
                 self.watch.books[stream.symbol].restart()
 
     def _answer(self, path: str, params: dict, body: bytes, asked_ns: int, recv_ns: int, **ids) -> None:
         request = Request(self.rest.address(path, params), asked_ns, 200, **ids)
         self._take(self.rest_source, REST, rest_payload(request, body), recv_ns)
 
-    def _spawn(self, work) -> None:
-        task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-
     async def _timers(self) -> None:
-        """Journal a timer row at every 100 ms of wall time."""
+        """Journal a timer row at every 100 ms of wall time, and the frames that have waited long enough for another socket."""
         while True:
-            now = clock.now_ns()
-            due = (now // TIMER_NS + 1) * TIMER_NS
-            await asyncio.sleep((due - now) / 1e9)
-            self._take(self.rest_source, TIMER, b"", max(due, clock.now_ns()))
+            now_ns = clock.now_ns()
+            due_ns = (now_ns // TIMER_NS + 1) * TIMER_NS
+            await asyncio.sleep((due_ns - now_ns) / 1e9)
+            self._take(self.rest_source, TIMER, b"", max(due_ns, clock.now_ns()))
+            if self.watch.holding:
+                for group in self.groups:
+                    for name in group.streams:
+                        self._release(group, self.watch.streams[name], clock.now_ns())
 
     async def _snapshots(self) -> None:
-        """Fetch a depth snapshot for every book that wants one, until it links; a hole makes it want one again."""
+        """Fetch a depth snapshot for every book that wants one, until it links, and now and then for those that have one."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            for book in self.watch.books.values():
-                if book.wanted and book.diffs:
+            now_s = clock.monotonic_s()
+            waiting = [book for book in self.watch.books.values() if book.diffs or not book.wanted]
+            for book in waiting:
+                if now_s >= (book.next_s if book.wanted else book.refresh_s):
                     await self._snapshot(book)
-            if any(book.wanted and book.diffs for book in self.watch.books.values()):
-                await asyncio.sleep(SNAPSHOT_RETRY_S)
-                self._wanted.set()
+            now_s = clock.monotonic_s()
+            self._wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min([1.0, *(max(0.0, (book.next_s if book.wanted else book.refresh_s) - now_s) for book in waiting)])):
+                    await self._wanted.wait()
 
     async def _snapshot(self, book: Book) -> None:
         params = {"symbol": book.symbol, "limit": SNAPSHOT_LIMIT[self.options.endpoint.venue]}
+        wanted = book.wanted
+        book.tries += 1
+        pause_s = SNAPSHOT_RETRY_S[min(book.tries, len(SNAPSHOT_RETRY_S)) - 1] * (0.75 + self.jitter.random() / 2)
+        book.next_s = book.refresh_s = clock.monotonic_s() + pause_s
         try:
-            body, asked_ns, recv_ns = await self.rest.get("depth", **params)
+            body, asked_ns, _ = await self.rest.get("depth", **params)
             number = msgspec.json.decode(body)["lastUpdateId"]
-        except (SourceFailed, msgspec.DecodeError, KeyError) as error:
+        except (SourceFailed, msgspec.DecodeError, KeyError, TypeError) as error:
             self.counters.failures += 1
             self.counters.last_failure = str(error)
             return
-        self._answer("depth", params, body, asked_ns, clock.now_ns())
-        if book.judge(number):
-            self.counters.snapshots += 1
-            self._mark(Marker("resync", book.symbol, DEPTH, None, number))
-        else:
+        if not book.diffs:         # lost meanwhile: nobody could tell what this snapshot is followed by
             self.counters.refused_snapshots += 1
-
-    async def _refill(self, hole: Hole) -> None:
-        """Fetch the trades of a hole by id where the venue gives them without a key; they are journaled as refilled."""
-        if self.options.trades == "aggTrade":
-            path = "aggTrades"
-        elif self.options.endpoint.venue == "binance_spot":
-            path = "historicalTrades"
-        else:
             return
-        at = hole.from_id + 1
-        while at < hole.to_id and hole.to_id - hole.from_id <= REFILL_MOST:
-            params = {"symbol": hole.symbol, "fromId": at, "limit": REFILL_ROWS}
+        self._answer("depth", params, body, asked_ns, clock.now_ns())
+        if not book.judge(number):
+            self.counters.refused_snapshots += 1
+            return
+        self.counters.snapshots += 1
+        book.next_s, book.refresh_s = 0.0, clock.monotonic_s() + self.options.refresh_s
+        if wanted:
+            self._mark(Marker("resync", book.symbol, DEPTH, None, number))
+
+    def _refill_path(self) -> str:
+        """Return what gives missing trades by id without a key, empty where nothing does."""
+        if self.options.trades == "aggTrade":
+            return "aggTrades"
+        return "historicalTrades" if self.options.endpoint.venue == "binance_spot" else ""
+
+    async def _refills(self) -> None:
+        """Fetch the trades of holes, one hole after the other."""
+        while True:
+            hole = await self._holes.get()
+            if hole.to_id - hole.from_id > REFILL_MOST or not await self._refill(hole):
+                self.counters.not_refilled += 1
+
+    async def _refill(self, hole: Hole) -> bool:
+        """Fetch the trades of a hole by id; what has not come meanwhile is journaled as refilled. Return whether all were there."""
+        path, stream, at = self._refill_path(), self.watch.streams[hole.stream], hole.from_id + 1
+        name = "a" if path == "aggTrades" else "id"
+        while at < hole.to_id:
+            params = {"symbol": hole.symbol, "fromId": at, "limit": min(REFILL_ROWS, hole.to_id - at)}
             try:
                 body, asked_ns, _ = await self.rest.get(path, **params)
-                rows = msgspec.json.decode(body)
-            except (SourceFailed, msgspec.DecodeError) as error:
+                given = [row[name] for row in msgspec.json.decode(body) if at <= row[name] < hole.to_id]
+            except (SourceFailed, msgspec.DecodeError, KeyError, TypeError) as error:
                 self.counters.last_failure = str(error)
-                return
-            last = min(hole.to_id - 1, at + REFILL_ROWS - 1)
-            self._answer(path, params, body, asked_ns, clock.now_ns(), from_id=at, to_id=last)
-            self.counters.refilled += min(len(rows), last - at + 1)
-            at = last + 1
+                return False
+            if not given:
+                return False
+            for low, high in list(stream.missing):
+                pieces = [number for number in given if low < number <= high]
+                if pieces and stream.take_late(pieces[0] - 1, pieces[-1]):
+                    self._answer(path, params, body, asked_ns, clock.now_ns(), from_id=pieces[0], to_id=pieces[-1])
+                    self.counters.refilled += len(pieces)
+            at = given[-1] + 1
+        return True
+
+    async def _clock(self) -> None:
+        """Measure the venue's clock now and then."""
+        while True:
+            await asyncio.sleep(CLOCK_S)
+            try:
+                await self._measure_clock()
+            except SourceFailed as error:
+                self.counters.last_failure = str(error)
+
+    async def _measure_clock(self) -> None:
+        """Note how far the venue's clock is from ours."""
+        offset_ns, way_ns = await self.rest.clock_offset_ns()
+        self.counters.offset_ms = round(offset_ns / 1e6, 3)
+        self._mark(Marker("note", detail=f"venue clock less ours {offset_ns / 1e6:.3f} ms, known to {way_ns / 2e6:.3f} ms"))
 
     async def _watchdog(self) -> None:
-        """Mark streams that went silent while others flow, and replace their socket: an accepted subscription may deliver nothing."""
+        """Mark streams that went silent, and replace their socket: an accepted subscription may deliver nothing."""
         began = clock.monotonic_s()
         while True:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(self.options.watch_s)
             now = clock.monotonic_s()
             if not self.counters.frames and now - began > self.options.reach_s:
                 raise SourceFailed(f"{self.options.endpoint.venue} sent nothing within {self.options.reach_s:.0f} s of the start "
                                    f"({self.counters.last_failure or 'connected, but silent'}); check network, name server and path")
-            for stream in self.watch.silent(now):
-                self._stale(stream)
+            for stream, news in self.watch.silent(now):
+                for group in self.groups:
+                    if stream.name in group.streams:
+                        group.rotate()
+                if news:
+                    self._stale(stream, now)
 
-    def _stale(self, stream: Stream) -> None:
-        self.counters.stale.append(stream.name)
-        self._mark(Marker("stale", stream.symbol, stream.kind, detail=f"{stream.name} is silent while other streams flow"))
-        for group in self.groups:
-            if stream.name in group.streams:
-                group.rotate()
+    def _stale(self, stream: Stream, now_s: float) -> None:
+        self.counters.stale += 1
+        detail = f"{stream.name} is silent for {now_s - stream.last_s:.0f} s"
+        if stream.kind is MARKS:       # no feed the kernel folds
+            self._mark(Marker("note", stream.symbol, "", detail=f"stale: {detail}"))
+        else:
+            self._mark(Marker("stale", stream.symbol, stream.kind, detail=detail))
 
 
 def open_journal(data: Path, name: str, **options) -> JournalWriter:
     """Start the journal of a new recording under a data root."""
-    from engine.record.journal import recording_folder
     return JournalWriter(recording_folder(data, name), name, **options)

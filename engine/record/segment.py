@@ -1,7 +1,7 @@
 """Segments of a journal: how frames lie in them, and how they are read back with every damage told.
 
 A segment is a header and then frames: u32 payload length, u32 CRC-32, i64 seq, i64 recv_ns, u16 source, u8 kind,
-u8 flags, payload; little-endian. The CRC-32 is over seq to payload and starts from the length, so every field is covered.
+u8 flags, payload; little-endian. The CRC-32 is over seq to payload and starts from the length, so it covers all.
 """
 
 import json
@@ -110,7 +110,7 @@ def parse_header(data: bytes) -> Header | None:
 def walk(data: bytes, seq: int | None, recv_ns: int) -> Iterator[tuple[int, Frame]]:
     """Yield frames and the offset after each, up to the first that is not valid.
 
-    `seq` and `recv_ns` are of the frame before the segment; with `seq` None the first frame is believed whatever it has.
+    `seq` and `recv_ns` are of the frame before the segment; with `seq` None the first frame is believed.
     """
     at, size = HEADER_BYTES, len(data)
     while at + HEAD_BYTES <= size:

@@ -2,62 +2,83 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from engine import clock
+from engine.errors import TapeguardError
 from engine.record.convert import convert, recover
+from engine.record.journal import JournalWriter
 from engine.record.quality import check_session
 from engine.record.recorder import Options, Recorder, open_journal
 from engine.record.store import Session
 
 SCREEN_S = 1.0
+Show = Callable[[Recorder], None]
+Say = Callable[[str], None]
 
 
-def record_session(options: Options, data: Path, name: str | None, keep: str, show: Callable[[Recorder], None] | None,
-                   say: Callable[[str], None], **journal_options) -> dict:
+def record_session(options: Options, data: Path, name: str | None, keep: str, show: Show | None, say: Say, **journal_options) -> dict:
     """Record until Ctrl-C or the duration, and return the `import` object of the session with its check under `check`."""
     for left in recover(data, keep):
-        if left.get("session") is None:
-            continue               # killed before its first frame
-        said = left.get("problem") or "; ".join(left.get("repair") or []) or "nothing was damaged"
-        say(f"recording {left['session']} was left unfinished: it is a session now ({said})" if "problem" not in left
-            else f"recording {left['session']} could not be converted: {said}")
+        tell(left, say)
     name = name or f"{'+'.join(options.symbols)}-{options.endpoint.venue}-" + datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
     journal = open_journal(data, name, **journal_options)
+    recorder = None
     try:
-        asyncio.run(_run(options, journal, show))
-    finally:
-        journal.close()
+        try:
+            recorder = asyncio.run(_run(options, journal, show))
+        finally:
+            journal.close()
+    except TapeguardError as error:
+        if getattr(error, "kept", None) == 0:
+            shutil.rmtree(journal.folder, ignore_errors=True)      # nothing of the market is in it
+            raise
+        raise type(error)(f"{error}; what was recorded is kept in {journal.folder}, and the next start makes it a session") from None
     say("converting the journal")
     result = convert(journal.folder, data, keep=keep)
-    if Path(result["path"], "manifest.json").is_file():
+    result["recorded"] = recorder.status()
+    if result["session"] is not None:
         say("checking the session")
         result["check"] = check_session(Session(result["path"]))
     return result
 
 
-async def _run(options: Options, journal, show: Callable[[Recorder], None] | None) -> None:
+def tell(left: dict, say: Say) -> None:
+    """Say what became of a recording that was left behind."""
+    if "problem" in left:
+        say(f"recording {left['session']} was left unfinished and could not be converted: {left['problem']}")
+    elif left["session"] is not None:      # else it was killed before its first frame
+        said = "; ".join(left["repair"]) or "nothing was damaged"
+        say(f"recording {left['session']} was left unfinished: it is a session now ({said})")
+
+
+async def _run(options: Options, journal: JournalWriter, show: Show | None) -> Recorder:
     """Run the recorder; Ctrl-C and a stop signal end it cleanly."""
     recorder = Recorder(options, journal)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):     # Windows: the KeyboardInterrupt is met below
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):   # Windows: the cancellation is met below
             loop.add_signal_handler(number, recorder.stop)
     screen = asyncio.create_task(_screen(recorder, show)) if show else None
     try:
         await recorder.run()
     except asyncio.CancelledError:
         pass
+    except TapeguardError as error:
+        error.kept = recorder.counters.kept
+        raise
     finally:
         if screen:
             screen.cancel()
             show(recorder)
+    return recorder
 
 
-async def _screen(recorder: Recorder, show: Callable[[Recorder], None]) -> None:
+async def _screen(recorder: Recorder, show: Show) -> None:
     while True:
         show(recorder)
         await asyncio.sleep(SCREEN_S)

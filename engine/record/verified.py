@@ -75,7 +75,7 @@ class VerifiedWriter(SessionWriter):
             super().write(name, table)
 
     def verify(self, frames: int) -> None:
-        """Raise SourceFailed unless the files hold what was written, with as many different seq as there were frames."""
+        """Raise SourceFailed unless the files hold what was written, and as many messages as there were frames."""
         messages = 0
         for name, written in self._written.items():
             found = self._read_back(name)

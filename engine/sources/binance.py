@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import Opcode
 
 from engine import clock
 from engine.errors import BadInput, SourceFailed, nearest
@@ -30,11 +31,17 @@ LIVE = {"binance_usdm": Endpoint("binance_usdm", "wss://fstream.binance.com", "h
         "binance_spot": Endpoint("binance_spot", "wss://stream.binance.com:9443", "https://api.binance.com")}
 REST_PATH = {"binance_usdm": "/fapi/v1", "binance_spot": "/api/v3"}
 SNAPSHOT_LIMIT = {"binance_usdm": 1000, "binance_spot": 5000}
+WEIGHT = {"binance_usdm": 2400, "binance_spot": 6000}       # a minute
+WEIGHT_SHARE = 0.8             # of it is used; the rest is other programs'
 LIFETIME_S = 23 * 3600.0       # the venue cuts at 24 h; its own client rotates at 23
 OVERLAP_S = 5.0                # both sockets deliver this long, so that a rotation makes no hole
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+SETTLED_S = 30.0               # a connection that lived this long was no failure
 ATTEMPTS, ATTEMPTS_S = 250, 300.0   # the venue allows 300 connections in 5 minutes
 FRAME_BYTES = 16 << 20
+REFUSALS = (403, 451)
+_DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
+_CANNOT = (OSError, EOFError, InvalidHandshake, TimeoutError)
 
 
 def stream_groups(venue: str, symbols: Iterable[str], trades: str = "trade") -> dict[str, list[str]]:
@@ -71,11 +78,51 @@ class Budget:
             await asyncio.sleep(self._made[0] + self.per_s - now)
 
 
+class Socket(ClientConnection):
+    """A connection that hands each message over right where it is read; while that takes long, the venue is held back."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._take: Callable[[bytes], None] | None = None
+        self._early: list[bytes] = []
+        self._parts: list[bytes] = []
+
+    def process_event(self, event) -> None:
+        """Take a data frame, and leave everything else to the library."""
+        if self.response is None or event.opcode not in _DATA:
+            super().process_event(event)
+            return
+        message = event.data
+        if self._parts or not event.fin:
+            self._parts.append(message)
+            if not event.fin:
+                return
+            message = b"".join(self._parts)
+            self._parts.clear()
+        (self._take or self._early.append)(bytes(message))
+
+    def hand_over(self, take: Callable[[bytes], None]) -> None:
+        """Hand messages to `take` from now on, those that came before it first."""
+        self._take = take
+        for message in self._early:
+            take(message)
+        self._early.clear()
+
+
+@dataclass
+class Connection:
+    """One open socket of a group; `ended` is done when it has closed."""
+
+    number: int
+    socket: Socket
+    ended: asyncio.Task = field(init=False)
+
+
 class Group:
     """One socket that is always there: reconnects with backoff and jitter, and is replaced with an overlap before its lifetime ends.
 
-    `sink(group, connection number, frame, recv_ns)` is called for each frame right at the read; `event(group, code, detail)` for connected and
-    lost. The socket's own bounded buffer holds the venue back while the sink is slow: nothing is dropped here.
+    `sink(group, connection number, frame, recv_ns)` is called for each frame right at the read; `event(group, code, detail)` for connected,
+    lost and failed. `alive` are the numbers of the open connections, the youngest has the highest.
     """
 
     def __init__(self, endpoint: Endpoint, name: str, streams: list[str], sink: Callable, event: Callable, budget: Budget, seed: int,
@@ -88,70 +135,82 @@ class Group:
         self.alive: set[int] = set()
         self.connections = 0
         self._rotate = asyncio.Event()
-        self._sockets: dict[int, ClientConnection] = {}
+        self._open: dict[int, Connection] = {}
+        self._stopping = False
 
     async def run(self) -> None:
-        """Keep the socket up until cancelled."""
+        """Keep the socket up until cancelled; raise where the venue refuses this place for good."""
         failures = 0
-        while True:
-            try:
-                socket = await self._open()
-            except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
-                self.event(self, "failed", _reason(error))
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)] * (0.5 + self.jitter.random()))
-                failures += 1
-                continue
-            failures = 0
-            await self._live(socket)
-            if not self.alive:
-                await asyncio.sleep(BACKOFF_S[0] * self.jitter.random())
-
-    async def _open(self) -> ClientConnection:
-        await self.budget.take()
-        options = {"ssl": self.ssl} if self.ssl else {}
-        return await connect(self.url, compression=None, max_size=FRAME_BYTES, max_queue=4096, ping_interval=20, ping_timeout=20,
-                             open_timeout=10, close_timeout=2, **options)
-
-    async def _live(self, socket: ClientConnection) -> None:
-        """Read a socket until it ends; when its time is up, read its successor beside it for a while."""
-        reader = asyncio.create_task(self._read(socket))
-        while True:
-            turn = asyncio.create_task(self._rotate.wait())
-            done, _ = await asyncio.wait({reader, turn}, timeout=self.lifetime_s, return_when=asyncio.FIRST_COMPLETED)
-            turn.cancel()
-            if reader in done:
-                return
-            self._rotate.clear()
-            try:
-                successor = await self._open()
-            except (OSError, InvalidHandshake, TimeoutError) as error:
-                self.event(self, "failed", f"no successor before the cut: {_reason(error)}")
-                continue
-            fresh = asyncio.create_task(self._read(successor))
-            await asyncio.sleep(self.overlap_s)
-            await socket.close()
-            await reader
-            socket, reader = successor, fresh
-
-    async def _read(self, socket: ClientConnection) -> None:
-        self.connections += 1
-        number = self.connections
-        self.alive.add(number)
-        self._sockets[number] = socket
-        self.event(self, "connected", f"connection {number}")
-        why = "closed"
         try:
             while True:
-                frame = await socket.recv(decode=False)
-                self.sink(self, number, frame, clock.now_ns())
-        except ConnectionClosed as error:
-            why = _reason(error)
+                connection = await self._connect()
+                began_s = clock.monotonic_s()
+                if connection:
+                    await self._live(connection)
+                failures = 0 if connection and clock.monotonic_s() - began_s > SETTLED_S else failures + 1
+                await asyncio.sleep(self._pause_s(failures))
         finally:
-            self.alive.discard(number)
-            self._sockets.pop(number, None)
-            self.event(self, "lost", f"connection {number}: {why}")
+            self._stopping = True
+            await asyncio.gather(*(each.socket.close() for each in self._open.values()), return_exceptions=True)
+
+    def _pause_s(self, failures: int) -> float:
+        """Return how long to wait after so many failures in a row."""
+        if failures == 0:
+            return BACKOFF_S[0] * self.jitter.random()
+        return BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] * (0.5 + self.jitter.random())
+
+    async def _connect(self) -> Connection | None:
+        """Open a socket and let it deliver; None when that failed."""
+        await self.budget.take()
+        options = {"ssl": self.ssl} if self.ssl else {}
+        try:
+            socket = await connect(self.url, create_connection=Socket, compression=None, max_size=FRAME_BYTES, ping_interval=20, ping_timeout=20,
+                                   open_timeout=10, close_timeout=2, **options)
+        except InvalidURI:
+            raise BadInput(f"{self.endpoint.ws!r} is no WebSocket address; it begins with wss:// or ws://") from None
+        except _CANNOT as error:
+            if isinstance(error, InvalidStatus) and error.response.status_code in REFUSALS and not self.connections:
+                raise SourceFailed(refusal(self.endpoint, error.response.status_code)) from None
+            self.event(self, "failed", _reason(error))
+            return None
+        self.connections += 1
+        connection = Connection(self.connections, socket)
+        self.alive.add(connection.number)
+        self._open[connection.number] = connection
+        connection.ended = asyncio.create_task(self._until_end(connection))
+        self.event(self, "connected", f"connection {connection.number}")
+        socket.hand_over(lambda frame, number=connection.number: self.sink(self, number, frame, clock.now_ns()))
+        return connection
+
+    async def _until_end(self, connection: Connection) -> None:
+        await connection.socket.wait_closed()
+        self.alive.discard(connection.number)
+        self._open.pop(connection.number, None)
+        if not self._stopping:
+            self.event(self, "lost", f"connection {connection.number}: {_closed(connection.socket)}")
+
+    async def _live(self, current: Connection) -> None:
+        """Wait until a socket ends; when its time is up, or when asked, let a successor deliver beside it for a while first."""
+        due_s, failures = clock.monotonic_s() + self.lifetime_s, 0
+        self._rotate.clear()
+        while True:
+            turn = asyncio.create_task(self._rotate.wait())
+            await asyncio.wait({current.ended, turn}, timeout=max(0.0, due_s - clock.monotonic_s()), return_when=asyncio.FIRST_COMPLETED)
+            turn.cancel()
+            if current.ended.done():
+                return
+            self._rotate.clear()
+            successor = await self._connect()
+            if successor:
+                await asyncio.wait({current.ended, successor.ended}, timeout=self.overlap_s, return_when=asyncio.FIRST_COMPLETED)
+            if successor is None or (successor.ended.done() and not current.ended.done()):
+                failures += 1
+                due_s = clock.monotonic_s() + self._pause_s(failures)
+                continue
             with contextlib.suppress(Exception):
-                await socket.close()
+                await current.socket.close()
+            await current.ended
+            current, due_s, failures = successor, clock.monotonic_s() + self.lifetime_s, 0
 
     def rotate(self) -> None:
         """Replace the socket now: the venue announced a shutdown, or a stream of it is silent."""
@@ -159,16 +218,24 @@ class Group:
 
     async def cut(self) -> None:
         """Close the sockets; `run` opens another."""
-        for socket in list(self._sockets.values()):
-            await socket.close()
+        for connection in list(self._open.values()):
+            await connection.socket.close()
 
 
 def _reason(error: BaseException) -> str:
     """Say in a few words why a connection failed."""
-    if isinstance(error, ConnectionClosed):
-        frame = error.rcvd or error.sent
-        return f"closed {frame.code} {frame.reason}".strip() if frame else "cut without a close"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _closed(socket: Socket) -> str:
+    """Say in a few words how a connection ended."""
+    code, reason = socket.close_code, socket.close_reason
+    return "cut without a close" if code in (None, 1006) else f"closed {code} {reason or ''}".strip()
+
+
+def refusal(endpoint: Endpoint, status: int) -> str:
+    """Return the sentence for an address that the venue does not serve."""
+    return f"{endpoint.venue} refuses this location or network ({status}); it cannot be recorded from here"
 
 
 class Rest:
@@ -186,58 +253,74 @@ class Rest:
 
     async def get(self, path: str, **params) -> tuple[bytes, int, int]:
         """Return body, time asked and time received (ns); wait where the venue says so, fail in one sentence where it refuses for good."""
-        address = self.address(path, params)
-        for _ in range(5):
+        venue, address, status = self.endpoint.venue, self.address(path, params), 0
+        for attempt in range(5):
             await asyncio.sleep(max(0.0, self.until_s - clock.monotonic_s()))
             asked_ns = clock.now_ns()
             try:
                 answer = await self.client.get(address)
-            except httpx.HTTPError as error:
-                raise SourceFailed(f"{self.endpoint.venue} does not answer at {self.endpoint.rest} ({_reason(error)}); "
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                raise SourceFailed(f"{venue} does not answer at {self.endpoint.rest} ({_reason(error)}); "
                                    "check the network and the name server") from None
-            recv_ns = clock.now_ns()
-            self.used_weight = int(answer.headers.get("X-MBX-USED-WEIGHT-1M", self.used_weight))
-            if answer.status_code in (418, 429):
-                wait_s = float(answer.headers.get("Retry-After", 5))
+            recv_ns, status = clock.now_ns(), answer.status_code
+            self._note_weight(answer.headers, recv_ns)
+            if status in (418, 429):
+                wait_s = _seconds(answer.headers.get("Retry-After"))
                 self.until_s = clock.monotonic_s() + wait_s
-                if answer.status_code == 418 and wait_s > 120:
-                    raise SourceFailed(f"{self.endpoint.venue} banned this address for {wait_s:.0f} s (418): too many requests before; wait")
-                continue
-            if answer.status_code in (403, 451):
-                raise SourceFailed(f"{self.endpoint.venue} refuses this location or network ({answer.status_code}); "
-                                   "it cannot be recorded from here")
-            if answer.status_code >= 400:
-                raise SourceFailed(f"{self.endpoint.venue} answered {answer.status_code} to {path}: {answer.text[:120]}")
-            return answer.content, asked_ns, recv_ns
-        raise SourceFailed(f"{self.endpoint.venue} kept answering 429 to {path}; fewer symbols, or wait a minute")
+                if status == 418 and wait_s > 120:
+                    raise SourceFailed(f"{venue} banned this address for {wait_s:.0f} s (418): too many requests before; wait")
+            elif status >= 500:
+                self.until_s = max(self.until_s, clock.monotonic_s() + BACKOFF_S[attempt])
+            elif status in REFUSALS:
+                raise SourceFailed(refusal(self.endpoint, status))
+            elif status >= 400:
+                raise SourceFailed(f"{venue} answered {status} to {path}: {answer.text[:120]}")
+            else:
+                return answer.content, asked_ns, recv_ns
+        raise SourceFailed(f"{venue} kept answering {status} to {path}; " + ("fewer symbols, or wait a minute" if status < 500 else "try again later"))
+
+    def _note_weight(self, headers, recv_ns: int) -> None:
+        """Stay away until the minute is over once the most of its weight is used."""
+        used = headers.get("X-MBX-USED-WEIGHT-1M", "")
+        if used.isdigit():
+            self.used_weight = int(used)
+            if self.used_weight > WEIGHT_SHARE * WEIGHT[self.endpoint.venue]:
+                self.until_s = max(self.until_s, clock.monotonic_s() + 60 - recv_ns / 1e9 % 60)
 
     async def instruments(self, symbols: list[str]) -> tuple[bytes, int, dict[str, tuple[str, str]]]:
         """Return the raw exchangeInfo, when it came, and tick and step size of each symbol; an unknown symbol is named with the nearest."""
         body, _, recv_ns = await self.get("exchangeInfo")
         known = {}
-        for entry in msgspec.json.decode(body)["symbols"]:
-            steps = {part["filterType"]: part for part in entry.get("filters", [])}
-            if "PRICE_FILTER" in steps and "LOT_SIZE" in steps:
-                known[entry["symbol"]] = (steps["PRICE_FILTER"]["tickSize"], steps["LOT_SIZE"]["stepSize"])
+        try:
+            for entry in msgspec.json.decode(body)["symbols"]:
+                steps = {part["filterType"]: part for part in entry.get("filters", [])}
+                if "PRICE_FILTER" in steps and "LOT_SIZE" in steps:
+                    known[entry["symbol"]] = (steps["PRICE_FILTER"]["tickSize"], steps["LOT_SIZE"]["stepSize"])
+        except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+            raise SourceFailed(f"{self.endpoint.rest} answered exchangeInfo with something else ({body[:60]!r}); is it {self.endpoint.venue}?") from None
         for symbol in symbols:
             if symbol not in known:
-                raise BadInput(f"{self.endpoint.venue} has no symbol {symbol!r}; {nearest(symbol, known) if len(known) < 50 or _close(symbol, known) else 'check its name'}")
+                hint = nearest(symbol, known)
+                raise BadInput(f"{self.endpoint.venue} has no symbol {symbol!r}; {hint if len(known) < 50 or 'did you mean' in hint else 'check its name'}")
         return body, recv_ns, {symbol: known[symbol] for symbol in symbols}
 
-    async def clock_offset_ns(self, tries: int = 5) -> int:
-        """Return server time less ours from the answer with the shortest way (Cristian 1989), exact to half of it."""
-        best, offset = None, 0
+    async def clock_offset_ns(self, tries: int = 5) -> tuple[int, int]:
+        """Return server time less ours from the answer with the shortest way (Cristian 1989), and that way: it is exact to half of it."""
+        best, offset = 0, 0
         for _ in range(tries):
             body, asked_ns, recv_ns = await self.get("time")
-            if best is None or recv_ns - asked_ns < best:
-                best = recv_ns - asked_ns
-                offset = msgspec.json.decode(body)["serverTime"] * _MS - (asked_ns + recv_ns) // 2
-        return offset
+            if not best or recv_ns - asked_ns < best:
+                best = max(1, recv_ns - asked_ns)
+                try:
+                    offset = msgspec.json.decode(body)["serverTime"] * _MS - (asked_ns + recv_ns) // 2
+                except (msgspec.DecodeError, KeyError, TypeError):
+                    raise SourceFailed(f"{self.endpoint.rest} answered time with something else ({body[:60]!r})") from None
+        return offset, best
 
     async def close(self) -> None:
         """Close the client."""
         await self.client.aclose()
 
 
-def _close(symbol: str, known: Iterable[str]) -> bool:
-    return "did you mean" in nearest(symbol, known)
+def _seconds(text: str | None) -> float:
+    return float(text) if text and text.replace(".", "", 1).isdigit() else 5.0

@@ -1,0 +1,318 @@
+"""The whole analysis of one symbol at one moment, as one answer and as one screen."""
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from engine.analysis.decision import recommend, signed
+from engine.analysis.enrichment import enrich
+from engine.analysis.moment import Moment, View, code_version, parse_at, utc_text
+from engine.analysis.order_flow import order_flow_signal, recent_whales, several, voids
+from engine.analysis.trend import order_flow_trend
+from engine.errors import BadInput
+from engine.record.store import Session
+
+DETAILS = ("brief", "full")
+WHALES_BRIEF, WHALES_FULL = 3, 20
+_COLOURS = {"BULLISH": "green", "BUY": "green", "BEARISH": "red", "SELL": "red"}
+
+
+def analyse(
+    session: Session, symbol: str, at: str | int | None = None, direction: str | None = None, detail: str = "full"
+) -> dict:
+    """Return the analysis of a symbol at a moment of a session, its end when none is given."""
+    return analyse_moment(Moment.of_session(session, parse_at(at, session)), symbol, direction, detail)
+
+
+def analyse_moment(moment: Moment, symbol: str, direction: str | None = None, detail: str = "full") -> dict:
+    """Return the analysis at the moment a stream is at: the same for a live stream as for its recording, byte for byte."""
+    if detail not in DETAILS:
+        raise BadInput(f"detail {str(detail)[:40]!r} is not known; known: {', '.join(DETAILS)}")
+    signed(direction)
+    view = moment.view(symbol)
+    enrichment = enrich(view)
+    windows = several(view)
+    trend = order_flow_trend(view)
+    holes = voids(view)
+    made = {
+        **stamp(view, {"tool": "analyse_symbol", "symbol": view.symbol, "direction": direction, "detail": detail}),
+        "detail": detail,
+        "feed": enrichment["feed_health"],
+        "recommendation": recommend(
+            windows["s30"], windows["s180"], trend, enrichment["feed_health"], holes, direction
+        ),
+        "order_flow": windows["s30"],
+        "order_flow_mtf": windows,
+        "order_flow_trend": trend,
+        "whales": recent_whales(view)[: WHALES_FULL if detail == "full" else WHALES_BRIEF],
+        "voids": holes,
+        "binance_enrichment": enrichment,
+    }
+    made["summary"] = _sentence(made)
+    return made if detail == "full" else brief(made)
+
+
+def signal_answer(moment: Moment, symbol: str, window: int | str = 30, detail: str = "full") -> dict:
+    """Return one window of order flow with its whales and voids."""
+    view = moment.view(symbol)
+    flow = order_flow_signal(view, window)
+    whales = recent_whales(view, window_s=max(60, flow["window_s"]))
+    shown = whales[: WHALES_FULL if detail == "full" else WHALES_BRIEF]
+    made = {
+        **stamp(view, {"tool": "get_order_flow", "symbol": view.symbol, "window": flow["window_s"], "detail": detail}),
+        "detail": detail,
+        "order_flow": flow if detail == "full" else brief_flow(flow),
+        "whales": shown,
+        "whales_total": len(whales),
+        "voids": voids(view) if detail == "full" else _brief_voids(voids(view)),
+    }
+    made["summary"] = _flow_sentence(view.symbol, flow)
+    return made
+
+
+def trend_answer(moment: Moment, symbol: str, window: int | str = 300, detail: str = "full") -> dict:
+    """Return the trend of order flow over a window."""
+    view = moment.view(symbol)
+    trend = order_flow_trend(view, window)
+    made = {
+        **stamp(
+            view, {"tool": "get_order_flow_trend", "symbol": view.symbol, "window": trend["window_s"], "detail": detail}
+        ),
+        "detail": detail,
+        "order_flow_trend": trend if detail == "full" else _brief_trend(trend),
+    }
+    made["summary"] = f"{view.symbol}: order-flow trend over {trend['window_s']} s " + (
+        trend["trend"] or f"not known, {trend['reason']}"
+    )
+    return made
+
+
+def get_order_flow_signal(moment: Moment, symbol: str) -> dict:
+    """Return the 30 s signal, by the name the plan gave it."""
+    return get_signal(moment, symbol)
+
+
+def get_signal(moment: Moment, symbol: str, window: int | str = 30) -> dict:
+    """Return the signal of any window, in seconds or by alias, with whales and voids."""
+    view = moment.view(symbol)
+    flow = order_flow_signal(view, window)
+    return {**flow, "whales": recent_whales(view, window_s=max(60, flow["window_s"])), "voids": voids(view)}
+
+
+def get_order_flow_trend(moment: Moment, symbol: str, window: int | str = 300) -> dict:
+    """Return the trend of any window."""
+    return order_flow_trend(moment.view(symbol), window)
+
+
+def stamp(view: View, arguments: dict) -> dict:
+    """Return what says of which record, moment and code an answer is."""
+    moment = view.moment
+    return {
+        "symbol": view.symbol,
+        "record": moment.record,
+        "as_of": utc_text(moment.as_of_ns),
+        "as_of_ns": moment.as_of_ns,
+        "seq": moment.seq,
+        "code": code_version(moment.run.folder.name),
+        "key": moment.key(arguments),
+    }
+
+
+def _flow_sentence(symbol: str, flow: dict) -> str:
+    if flow["side"] is None:
+        return f"{symbol}: order flow over {flow['window_s']} s is not known, {flow['reason']}"
+    told = f"{symbol}: order flow {flow['signal']} over {flow['window_s']} s, score {flow['score']:g} of -100..100"
+    return told + (f", without {' and '.join(flow['missing'])}" if flow["missing"] else "")
+
+
+def _sentence(made: dict) -> str:
+    """Say the whole in two or three sentences, order flow first."""
+    flow, trend, advice = made["order_flow"], made["order_flow_trend"], made["recommendation"]
+    whales = flow["parts"]["whales"]
+    said = _flow_sentence(made["symbol"], flow) + ". "
+    said += f"Trend over {trend['window_s']} s: {trend['trend'] or 'not known'}. "
+    if whales["value"] is not None:
+        said += f"Large orders of {whales['window_s']} s: {whales['n']}, net {whales['net_usd']:+,} USD, {whales['activity']}. "
+    return said + f"{advice['direction']}: {advice['reason']}."
+
+
+def _brief(made: dict, *names: str) -> dict:
+    return {name: made[name] for name in ("value", *names, "reason") if name in made}
+
+
+def brief_flow(flow: dict) -> dict:
+    """Return a signal with the parts it rests on, cut to what is read first."""
+    parts = {
+        name: _brief(part, "window_s", "covered_s", "n", "age_ms", "ratio", "net_usd", "activity")
+        for name, part in flow["parts"].items()
+    }
+    kept = ("window_s", "alias", "side", "signal", "score", "unit", "v1", "whale_activity", "pressure_side", "reason")
+    return {**{name: flow[name] for name in kept if name in flow}, "parts": parts}
+
+
+def _brief_trend(trend: dict) -> dict:
+    kept = (
+        "window_s",
+        "covered_s",
+        "n",
+        "side",
+        "trend",
+        "whale_activity_trend",
+        "imbalance_trend",
+        "pressure_trend",
+        "pressure_side",
+        "scores",
+        "reason",
+        "imbalance_reason",
+    )
+    return {name: trend[name] for name in kept if name in trend}
+
+
+def _brief_voids(found: dict) -> dict:
+    return {
+        side: _brief(void, "near_bps", "far_bps", "missing_share", "adverse_to", "favourable_to")
+        for side, void in found.items()
+    }
+
+
+def brief(made: dict) -> dict:
+    """Return the answer cut to two to four kilobytes; `detail=full` has the evidence of every number."""
+    fields = {
+        name: {"value": field["value"], "unit": field["unit"]}
+        if field["value"] is not None
+        else {"value": None, "unit": field["unit"], "reason": field["reason"]}
+        for name, field in made["binance_enrichment"].items()
+        if name not in ("wicks", "feed_health")
+    }
+    fields["feed_health"] = {"value": made["feed"]["value"], "unit": "state"}
+    fields["wicks"] = {name: _brief(field, "unit") for name, field in made["binance_enrichment"]["wicks"].items()}
+    windows = {
+        name: {key: flow[key] for key in ("window_s", "alias", "side", "score", "reason") if key in flow}
+        for name, flow in made["order_flow_mtf"].items()
+        if name != "s30"
+    }
+    return {
+        **made,
+        "order_flow": brief_flow(made["order_flow"]),
+        "order_flow_mtf": windows,
+        "order_flow_trend": _brief_trend(made["order_flow_trend"]),
+        "voids": _brief_voids(made["voids"]),
+        "binance_enrichment": fields,
+    }
+
+
+def _show(value) -> str:
+    return (
+        "-"
+        if value is None
+        else f"{value:,.6g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _flow_table(made: dict) -> Table:
+    """Return the windows of order flow, one row each."""
+    table = Table(title="Order flow", title_justify="left", title_style="bold")
+    for name in (
+        "window",
+        "side",
+        "score",
+        "pressure",
+        "net USD",
+        "book",
+        "whales",
+        "net USD",
+        "trades",
+        "covered s",
+        "not known",
+    ):
+        table.add_column(name, justify="left" if name in ("window", "side", "not known") else "right")
+    for flow in made["order_flow_mtf"].values():
+        parts = flow["parts"]
+        pressure, book, whales = parts["pressure"], parts["imbalance"], parts["whales"]
+        why = "; ".join(dict.fromkeys(part["reason"] for part in parts.values() if part["value"] is None))
+        signal = flow["signal"]
+        table.add_row(
+            f"{flow['window_s']} s ({flow['alias']})",
+            Text(signal or "-", style=_COLOURS.get(signal, "")),
+            _show(flow["score"]),
+            _show(pressure["value"]),
+            _show(pressure.get("net_usd")),
+            _show(book["value"]),
+            _show(whales["value"]),
+            _show(whales.get("net_usd")),
+            _show(pressure.get("n")),
+            f"{pressure['covered_s']:g}",
+            why,
+        )
+    return table
+
+
+def screen_parts(made: dict) -> Group:
+    """Return one screen for a person, from a full answer: order flow at the top, then trend, whales and voids, then the fields."""
+    advice, trend = made["recommendation"], made["order_flow_trend"]
+    head = Text.assemble(
+        (f"{made['symbol']} ", "bold"),
+        made["as_of"],
+        "  ",
+        (advice["direction"], f"bold {_COLOURS.get(advice['direction'], 'yellow')}"),
+        f"  {advice['reason']}",
+    )
+    warnings = [Text(text, style="bold red" if "CONTRADICTION" in text else "yellow") for text in advice["warnings"]]
+    way = Text(
+        f"Trend {trend['window_s']} s: {trend['trend'] or trend['reason']}; whales {trend['whale_activity_trend'] or '-'}; pressure "
+        f"{trend['pressure_side'] or '-'} {trend['pressure_trend'] or '-'}; book bids/asks {trend['imbalance_trend'] or '-'}; earlier "
+        f"score {made['order_flow']['v1']['signal'] or '-'} {_show(made['order_flow']['v1']['score'])}"
+    )
+    whales = Table(title="Whales, newest first", title_justify="left", title_style="bold")
+    for name in ("side", "USD", "price", "tier", "prints", "age s"):
+        whales.add_column(name, justify="right")
+    for each in made["whales"][:5]:
+        whales.add_row(
+            Text(each["side"], style=_COLOURS[each["side"]]),
+            f"{each['usd_value']:,}",
+            _show(each["price"]),
+            each["tier"],
+            str(each["prints"]),
+            f"{each['age_ms'] / 1000:.1f}",
+        )
+    gaps = [
+        Text(
+            f"Void on the {side} side: "
+            + (
+                f"{void['near_bps']:.1f} to {void['far_bps']:.1f} bps, adverse to {void['adverse_to']}"
+                if void["value"] == "void"
+                else void.get("reason", "none")
+            )
+        )
+        for side, void in made["voids"].items()
+    ]
+    fields = Table(title="Market", title_justify="left", title_style="bold")
+    for name in ("field", "value", "unit", "n", "earlier"):
+        fields.add_column(name, justify="right" if name in ("value", "n", "earlier") else "left")
+    flat = {
+        **made["binance_enrichment"],
+        **{f"wicks.{name}": field for name, field in made["binance_enrichment"]["wicks"].items()},
+    }
+    for name, field in flat.items():
+        if name != "wicks":
+            fields.add_row(
+                name,
+                _show(field["value"]),
+                field["unit"] if field["value"] is not None else field["reason"],
+                _show(field.get("n")),
+                _show(field.get("v1")),
+            )
+    return Group(
+        head,
+        *warnings,
+        _flow_table(made),
+        way,
+        whales,
+        *gaps,
+        fields,
+        Text(f"key {made['key']}  seq {made['seq']}  code {made['code']}", style="dim"),
+    )
