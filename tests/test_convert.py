@@ -267,6 +267,13 @@ def test_a_break_the_recorder_did_not_mark_is_listed_and_no_row_is_made_for_it(t
     assert "trade ids of BTCUSDT in trades break without a gap row" in problems
 
 
+def test_what_came_twice_was_acted_on_twice_and_is_stored_twice(tmp_path):
+    made = [frame(trade(1)), frame(trade(1)), frame(trade(1, price="61900.00")), *[frame(diff(5, 6, 4))] * 2]
+    _, session = converted(tmp_path, made)
+    assert [r["trade_id"] for r in rows_of(session, "trades")] == [1, 1, 1] and seqs(session) == [1, 2, 3, 4, 5]
+    assert "2 trade ids of BTCUSDT are stored twice" in " ".join(check_session(session)["problems"])
+
+
 def test_parts_are_invisible(tmp_path, monkeypatch):
     made = book_frames(200)
     made = [m for n, m in enumerate(made) if n % 50 not in (7, 8, 9)] + [frame(trade(900, price="bad"))]

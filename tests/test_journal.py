@@ -217,6 +217,16 @@ def test_damaged_segment_then_damaged_head(tmp_path):
     assert expected[-1].seq == 40
 
 
+@pytest.mark.parametrize("seq, recv_ns", [(8, T0 + 9_000), (10, T0 + 9_000), (9, T0 + 8_000), (1, T0 + 1_000)])
+def test_a_sound_frame_out_of_its_order_is_not_valid(tmp_path, seq, recv_ns):
+    expected = record(tmp_path / "rec")
+    with open(segments(tmp_path / "rec")[0], "ab") as file:
+        file.write(pack_frame(Frame(seq, recv_ns, 0, FRAME, 0, b"again")))
+    reader = JournalReader(tmp_path / "rec")
+    assert list(reader) == expected and len(reader.damage) == 1
+    assert repair(tmp_path / "rec")["last_seq"] == 8
+
+
 def test_a_segment_of_another_recording_is_passed_over(tmp_path):
     expected = record(tmp_path / "one", 40, segment_bytes=700)
     head = Header(1, "other", 2, 1, T0)

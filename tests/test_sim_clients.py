@@ -21,7 +21,7 @@ from exchanges import beginning, of_streams, recorded, running
 from engine.sim.exchange import Exchange, ExchangeConfig
 from engine.sim.faults import Fault
 
-LINES = 4_000                  # of a recording: some twelve seconds of USD-M, some thirty of spot
+LINES = 3_000                  # of a recording: twelve seconds of USD-M, 28 of spot
 SPEED = {"usdm": 10.0, "spot": 25.0}
 PUBLIC = {"usdm": "/public", "spot": ""}
 WAIT_S = 60
@@ -39,7 +39,7 @@ def client(name: str):
         pytest.skip(f"{name} is not installed; it comes with the dependency group 'clients'")
 
 
-@pytest.fixture(params=["usdm", "spot"])
+@pytest.fixture(params=["usdm", pytest.param("spot", marks=pytest.mark.slow)])
 def venue(request) -> str:
     return request.param
 
@@ -94,9 +94,6 @@ def diffs_of(capture: Path) -> list[dict]:
     return [json.loads(frame)["data"] for frame in of_streams(recorded(capture), "depth@0ms", "depth@100ms")]
 
 
-# cryptofeed -----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory) -> dict[str, Path]:
     """A certificate for the loopback address, for cryptofeed takes no socket without TLS."""
@@ -149,6 +146,7 @@ def test_cryptofeed_builds_the_book(capture, venue, tls):
     Quotes(capture).check(tops, len(diffs_of(capture)) // 2)
 
 
+@pytest.mark.slow
 def test_cryptofeed_resyncs_after_gaps(realdata, tls, tmp_path):
     capture = beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", LINES, tmp_path)
     faults = [Fault(5.0, "gap", "*@depth*", for_s=0.5), Fault(9.0, "drop", "*@depth*", count=2)]
@@ -159,6 +157,7 @@ def test_cryptofeed_resyncs_after_gaps(realdata, tls, tmp_path):
     Quotes(capture).check(tops_of(seen), len(diffs_of(capture)) // 2)
 
 
+@pytest.mark.slow
 def test_cryptofeed_follows_five_symbols_on_one_socket(realdata, tls):
     capture = next((realdata / "cryptofeed").glob("6397a047*"))
     config = ExchangeConfig([capture], speed=40.0, start="call", certificate=tls["certificate"], key=tls["key"])
@@ -166,9 +165,6 @@ def test_cryptofeed_follows_five_symbols_on_one_socket(realdata, tls):
         seen = cryptofeed_follows(exchange, call, "usdm", tls)
         last = {symbol: json.loads(exchange.tape.data(exchange.tape.of(symbol, "depth")[-1]))["u"] for symbol in exchange.tape.symbols}
     assert {name.removesuffix("-PERP").replace("-", ""): number for name, number in seen["last"].items()} == last
-
-
-# the official SDKs ----------------------------------------------------------------------------------------------
 
 
 def official(exchange: Exchange, venue: str):
@@ -239,9 +235,6 @@ def test_official_sdk_reads_every_answer(capture, venue):
         assert [row.id for row in old.data()] == [row["t"] for row in trades[-5:]] and aggregates.data()[-1].l == trades[-1]["t"]
 
 
-# ccxt and python-binance ----------------------------------------------------------------------------------------
-
-
 def test_ccxt_builds_the_book(capture, venue):
     client("ccxt")
     import ccxt.pro
@@ -267,9 +260,12 @@ def test_ccxt_builds_the_book(capture, venue):
     Quotes(capture).check(seen, len(diffs_of(capture)) // 2)
 
 
-def test_python_binance_builds_the_book(realdata, tmp_path):
+@pytest.mark.slow
+def test_python_binance_builds_the_book(realdata, tmp_path, monkeypatch):
     client("binance")
     from binance import AsyncClient, BinanceSocketManager, DepthCacheManager
+    from binance.ws.reconnecting_websocket import ReconnectingWebsocket
+    monkeypatch.setattr(ReconnectingWebsocket, "TIMEOUT", 1)       # how long it waits for its reader when it closes
     capture = beginning(realdata / "binance_spot" / "btcusdt_20240808.gz", LINES, tmp_path)
     seen: dict[int, Top] = {}
 

@@ -46,9 +46,6 @@ def faulted(capture: Path, *faults: Fault, path: str = DEPTH) -> list[bytes]:
     return played(capture_config(capture, faults=faults), path)[0]
 
 
-# of frames ------------------------------------------------------------------------------------------------------
-
-
 def test_drop_duplicate_and_reorder(capture, rows):
     before, after = split(rows, 5.0)
     assert faulted(capture, Fault(5.0, "drop", "*@depth*", count=3)) == before + after[3:]
@@ -101,9 +98,6 @@ def test_clock_jump_moves_stamps_of_frames_and_rest(capture, rows):
     slow = {"speed": 1e-6}
     plain = with_exchange(capture_config(capture, **slow), clock)
     assert with_exchange(capture_config(capture, faults=[Fault(0.0, "clock_jump", ms=60_000, for_s=5.0)], **slow), clock) == plain + 60_000
-
-
-# of sockets -----------------------------------------------------------------------------------------------------
 
 
 def test_silent_stops_one_stream_of_a_socket_and_comes_back(capture, rows):
@@ -241,9 +235,6 @@ def test_requests_may_go_unanswered(capture):
     with_exchange(capture_config(capture, speed=1e-6, faults=[Fault(0.0, "no_ack", for_s=5.0)]), work)
 
 
-# of REST --------------------------------------------------------------------------------------------------------
-
-
 def test_snapshot_race_serves_a_body_of_the_past_or_future_once(capture):
     async def work(exchange):
         await read_all(exchange)
@@ -277,9 +268,6 @@ def test_rest_delay_holds_the_answer_back(capture):
         return bool(done), (await answer)[0]
 
     assert with_exchange(capture_config(capture, speed=1e-6, faults=[Fault(0.0, "rest_delay", ms=600, for_s=5.0)]), work) == (False, 200)
-
-
-# scripts and seeds ----------------------------------------------------------------------------------------------
 
 
 def test_a_seed_gives_the_same_faults_and_the_same_frames(capture):

@@ -196,3 +196,12 @@ def test_the_basis_is_not_claimed_from_a_stale_quote_on_either_side(linked: Call
     run = fresh()
     run.feed(feed(T0 + 20 * S + 1, R.LOST, R.QUOTE))
     assert not run.arrays["market"][0].basis_ok
+
+
+def test_a_quote_over_four_spreads_from_the_usual_basis_is_dislocated(linked: Callable[..., Run]) -> None:
+    for ticks, usable in ((0, True), (-350, True), (390, True), (410, False), (-600, False)):
+        run = linked()
+        offsets = [100 * (n % 3 - 1) for n in range(60)] + [ticks]          # median 0, the usual distance from it 100
+        run.feed(stream(*[joined(best(T0 + n * S + 1, 600_000, 600_002), quote(T0 + n * S + 2, 6_000_000 + away, 6_000_020 + away),
+                                 timer(T0 + (n + 1) * S)) for n, away in enumerate(offsets)]))
+        assert bool(run.arrays["market"][0].basis_ok) == usable, ticks

@@ -109,6 +109,7 @@ def recommend(flow: dict, longer: dict, trend: dict, health: dict, voids: dict, 
     for void in voids.values():
         if void.get("adverse_to") == word:
             made.warnings.append(
-                f"adverse void {void['near_bps']:.1f} to {void['far_bps']:.1f} bps away: little rests there to be closed into"
+                f"adverse void {void['near_bps']:.1f} to {void['far_bps']:.1f} bps away: little rests there to be "
+                "closed into"
             )
     return made.as_dict()

@@ -6,7 +6,7 @@ from engine.analysis.moment import View, short
 from engine.analysis.tape import MINUTE_NS, NS, Candle, between, body, candle_of, price_at
 from engine.kernel import records as R
 
-PUSH_S = 2                     # its feed pushed the running one-minute candle every two seconds
+PUSH_S = 2  # its feed pushed the running one-minute candle every two seconds
 
 
 def _thirds(prices: np.ndarray) -> tuple[float, float]:
@@ -15,7 +15,7 @@ def _thirds(prices: np.ndarray) -> tuple[float, float]:
 
 
 def earlier(view: View) -> dict:
-    """Return the earlier system's values, on pushes two seconds apart ending now; None where its history was too short."""
+    """Return the earlier system's values, on pushes that end now; None where its history was too short."""
     prices, volumes = _pushes(view, 30)
     n = len(prices)
     tick = float(view.tick)

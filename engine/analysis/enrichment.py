@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
+from engine.analysis.earlier import earlier
 from engine.analysis.moment import View, known, reading, short
-from engine.analysis.tape import MINUTE_NS, NS, Candle, between, candle_of, price_at
+from engine.analysis.tape import MINUTE_NS, NS, Candle, between, body, candle_of
 from engine.kernel import records as R
 
 MOMENTUM_S, VELOCITY_S, VOLATILITY_S, BASELINE_S = 10, 5, 60, 180
 SURGE = 2.0  # volume against its baseline
 OUTLIER_Z, OUTLIER_BPS = 4.0, 0.5
-PUSH_S = 2  # the earlier feed pushed its one-minute candle every two seconds
 FIELDS = (
     "binance_price",
     "micro_momentum",
@@ -31,7 +31,7 @@ FIELDS = (
 
 
 def enrich(view: View) -> dict:
-    """Return `binance_enrichment`: every field under its literal name, each with unit, window, cover, count and age."""
+    """Return `binance_enrichment`: every field under its literal name, with unit, window, cover, count and age."""
     v1 = earlier(view)
     fields = {
         "binance_price": _price(view),
@@ -53,7 +53,7 @@ def enrich(view: View) -> dict:
 
 
 def path(view: View, window_s: float, step_s: float = 1.0) -> np.ndarray | None:
-    """Return the last trade prices in ticks at steps that end now, oldest first; None when the window is not covered."""
+    """Return last trade prices in ticks at steps that end now, oldest first; None when the window is not covered."""
     if view.tape_reason(window_s):
         return None
     whens = view.now_ns - (np.arange(round(window_s / step_s), -1, -1) * round(step_s * NS))

@@ -159,20 +159,22 @@ class Library:
     def measure_rules(
         self, session: str, rules: str = "all", entries: str = DEFAULT_ENTRIES, draws: int = 199, seed: int = 1
     ) -> dict:
-        """Return what each rule was worth on a session, against matched random exits; every try is counted in the ledger."""
+        """Return what each rule was worth on a session, against random exits; every try is counted in the ledger."""
         with self._lock:
             opened = self.session(session)
             first_ns, last_ns = opened.manifest["first_recv_ns"], opened.manifest["last_recv_ns"]
             if last_ns - first_ns > MOST_MEASURED_S * 10**9:
                 raise BadInput(
-                    f"session {session} lasts {(last_ns - first_ns) / 3.6e12:.1f} h; this tool measures up to {MOST_MEASURED_S // 3600} h, "
+                    f"session {session} lasts {(last_ns - first_ns) / 3.6e12:.1f} h; this tool measures up to "
+                    f"{MOST_MEASURED_S // 3600} h, "
                     "tapeguard measure takes any"
                 )
             pairs = open_desk(opened.instruments, "0.01").pairs
             spec = parse_entries(entries)
             if not spec.symbol and len(pairs) > 1:
                 raise BadInput(
-                    f"session {session} has several symbols; add symbol= to entries, one of {', '.join(pair.symbol for pair in pairs)}"
+                    f"session {session} has several symbols; add symbol= to entries, one of "
+                    f"{', '.join(pair.symbol for pair in pairs)}"
                 )
             if (last_ns - first_ns) // spec.every_ns > MOST_TRADES:
                 raise BadInput(
@@ -215,7 +217,8 @@ def _measured(result: dict, session: str, entries: str, draws: int, seed: int) -
         "baseline_r": float(f"{result['baseline_r']:.4g}"),
         "rules": rules,
         "configurations_tried": result["configurations_tried"],
-        "units": "R, initial risks a trade; excess_r is over random exits at like moments; p_holm is adjusted for the rules measured together",
+        "units": "R, initial risks a trade; excess_r is over random exits at like moments; p_holm is adjusted for "
+        "the rules measured together",
     }
 
 

@@ -42,7 +42,7 @@ def code_version(kernel: str) -> str:
 
 
 def parse_at(text: str | int | None, session: Session) -> int | None:
-    """Return a moment of a session in nanoseconds: nanoseconds, +seconds from its start, or an ISO time; None is its end."""
+    """Return a moment in nanoseconds, from nanoseconds, +seconds after the start, or an ISO time; None is the end."""
     if text is None or text == "":
         return None
     first_ns, last_ns = session.manifest["first_recv_ns"], session.manifest["last_recv_ns"]
@@ -62,7 +62,8 @@ def parse_at(text: str | int | None, session: Session) -> int | None:
         ) from None
     if not first_ns <= at_ns <= last_ns:
         raise BadInput(
-            f"time {said[:40]} is outside session {session.id}, which runs from {utc_text(first_ns)} to {utc_text(last_ns)}"
+            f"time {said[:40]} is outside session {session.id}, which runs from {utc_text(first_ns)} to "
+            f"{utc_text(last_ns)}"
         )
     return at_ns
 
@@ -75,8 +76,8 @@ def utc_text(time_ns: int) -> str:
 class Moment:
     """Folds EVENT rows with every rule off; at any seq it holds what a live loop would hold there."""
 
-    def __init__(self, record: str, instruments: list[Instrument]):
-        self.record = record
+    def __init__(self, name: str, instruments: list[Instrument]):
+        self.name = name
         self.instruments = instruments
         self.desk = open_desk(instruments, MODEL_TICK)
         # every shipped rule is linked, all off: one compile serves this and each replay
@@ -96,10 +97,15 @@ class Moment:
     @classmethod
     def of_session(cls, session: Session, at_ns: int | None = None) -> "Moment":
         """Fold a session up to and with a receive time; `advance` goes on from there."""
-        made = cls(record_name(session.id, session.manifest["first_recv_ns"]), session.instruments)
+        made = cls(session.id, session.instruments)
         made._chunks = events(session, made.desk.numbers)
         made.advance(at_ns)
         return made
+
+    @property
+    def record(self) -> str:
+        """What names the recording in a key: its name and its first event, known live as well."""
+        return f"{self.name}@{self.first_ns}"
 
     def advance(self, at_ns: int | None = None) -> None:
         """Fold the session on to a later time; None is its end."""
@@ -144,7 +150,7 @@ class Moment:
     def view(self, symbol: str) -> "View":
         """Return one symbol's part, by any name it goes by."""
         if self.as_of_ns is None:
-            raise BadInput(f"{self.record} has no event yet; ask again when it has")
+            raise BadInput(f"{self.name} has no event yet; ask again when it has")
         venue = [pair.symbol for pair in self.desk.pairs]
         name = resolve(symbol, sorted(self.desk.numbers))
         number = self.desk.numbers[name]
@@ -156,11 +162,6 @@ class Moment:
             {"record": self.record, "seq": self.seq, "code": code_version(self.run.folder.name), "arguments": arguments}
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def record_name(name: str, first_recv_ns: int) -> str:
-    """Return what names a recording in a key, live and afterwards."""
-    return f"{name}@{first_recv_ns}"
 
 
 class View:

@@ -173,7 +173,7 @@ def activity(buys_usd: float, sells_usd: float) -> str:
 
 
 def voids(view: View) -> dict:
-    """Return the nearest void of each side: whom it helps and whom it harms. Bids missing below are adverse to a BUY."""
+    """Return the nearest void of each side, and whom it harms: bids missing below are adverse to a BUY."""
     made = {}
     for number, (side, adverse, favourable) in enumerate((("bid", "BUY", "SELL"), ("ask", "SELL", "BUY"))):
         row = view.market[side]

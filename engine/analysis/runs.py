@@ -126,7 +126,8 @@ class RunFolder:
         if ticket not in self.fills:
             some = ", ".join(str(each) for each in sorted(self.fills)[:5])
             raise BadInput(
-                f"run {self.path.name} has no position {ticket}; it has {len(self.fills)}, such as {some}; list_positions lists them"
+                f"run {self.path.name} has no position {ticket}; it has {len(self.fills)}, such as {some}; "
+                "list_positions lists them"
             )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import os
 import secrets
 import socket
 from collections.abc import Callable
@@ -14,15 +15,19 @@ from engine.analysis.schemas import INPUTS, OUTPUTS
 from engine.errors import BadInput, TapeguardError, nearest
 
 INSTRUCTIONS = (
-    "Order flow of recorded markets. Read analyse_symbol first: order flow and whales decide, the other fields only explain. A null has its reason "
-    "beside it and is never zero or neutral. Scores run from -100 to 100 and are no probabilities. The same key means the same bytes. "
+    "Order flow of recorded markets. Read analyse_symbol first: order flow and whales decide, the other fields "
+    "only explain. A null has its reason "
+    "beside it and is never zero or neutral. Scores run from -100 to 100 and are no probabilities. The same key "
+    "means the same bytes. "
     "HOLD is an answer. Nothing here can trade."
 )
 ABOUT = {
     "analyse_symbol": (
         "Analyse a symbol",
-        "The recommendation with order flow on it, order flow over 30, 180, 600 and 3600 s, its trend, whales, voids, and the "
-        "fourteen market fields, at one moment of a recording. A side begins at a score of 35; over 70 against the direction is a warning.",
+        "The recommendation with order flow on it, order flow over 30, 180, 600 and 3600 s, its trend, whales, "
+        "voids, and the "
+        "fourteen market fields, at one moment of a recording. A side begins at a score of 35; over 70 against "
+        "the direction is a warning.",
     ),
     "get_order_flow": (
         "Order flow of one window",
@@ -41,21 +46,25 @@ ABOUT = {
     "list_positions": ("List positions of a run", "The positions of one run, how each ended and what it made in R."),
     "explain_exit": (
         "Explain an exit",
-        "Why a position of a run ended: the rule that decided, the evidence it acted on, who else voted, and what it outranked.",
+        "Why a position of a run ended: the rule that decided, the evidence it acted on, who else voted, and what "
+        "it outranked.",
     ),
     "measure_rules": (
         "Measure exit rules",
-        "What each exit rule was worth on a session against matched random exits. Takes seconds to minutes; each call is "
+        "What each exit rule was worth on a session against matched random exits. Takes seconds to minutes; each "
+        "call is "
         "counted in the ledger of things tried, which is all it writes.",
     ),
 }
 PROMPT = "read_order_flow"
 _PROMPT_TEXT = """Read {symbol} with analyse_symbol{given} and answer in this order:
-1. Order flow: side and score over 30 s, what 180, 600 and 3600 s say, and which parts (imbalance, whales, pressure) agree. Name what is null and why.
+1. Order flow: side and score over 30 s, what 180, 600 and 3600 s say, and which parts agree (imbalance,
+   whales, pressure). Name what is null and why.
 2. Whales: who is buying or selling large, net USD and how long ago; ACCUMULATING, DISTRIBUTING or NEUTRAL.
 3. The trend of order flow, and any void that is adverse to the direction.
 4. Only then the market fields, as explanation.
-5. Your decision: BUY, SELL or HOLD, with one reason. HOLD when order flow is null, neutral or contradicts. Repeat every warning and the key."""
+5. Your decision: BUY, SELL or HOLD, with one reason. HOLD when order flow is null, neutral or contradicts.
+   Repeat every warning and the key."""
 _NO_MCP = "the MCP server needs the package mcp, version 2; install it with: pip install 'tapeguard[mcp]'"
 
 
@@ -75,15 +84,10 @@ def check_arguments(name: str, arguments: dict | None) -> dict:
 
     schema = INPUTS[name]
     given = {} if arguments is None else arguments
-    problem = next(
-        iter(
-            sorted(
-                Draft202012Validator(schema).iter_errors(given),
-                key=lambda each: [str(part) for part in each.absolute_path],
-            )
-        ),
-        None,
+    problems = sorted(
+        Draft202012Validator(schema).iter_errors(given), key=lambda each: list(map(str, each.absolute_path))
     )
+    problem = problems[0] if problems else None
     if problem is None:
         return {**{key: each["default"] for key, each in schema["properties"].items() if "default" in each}, **given}
     unknown = [key for key in given if key not in schema["properties"]]
@@ -145,17 +149,12 @@ def build_server(data: Path):
             arguments = check_arguments(params.name, params.arguments)
             answer = await asyncio.to_thread(getattr(library, params.name), **arguments)
         except (TapeguardError, KeyError, ValueError, OSError) as error:
-            known = isinstance(error, TapeguardError)
-            said = (
-                str(error)
-                if known
-                else f"what is stored cannot be read ({type(error).__name__}); tapeguard check says what is wrong with a session"
-            )
-            said = said.replace(str(library.data), "the data root")
+            said = str(error).replace(f"{library.data}{os.sep}", "")
+            if not isinstance(error, TapeguardError):
+                said = f"what is stored cannot be read ({type(error).__name__}); tapeguard check names what is wrong"
             return types.CallToolResult(content=[types.TextContent(type="text", text=said)], is_error=True)
-        return types.CallToolResult(
-            content=[types.TextContent(type="text", text=canonical(answer))], structured_content=answer
-        )
+        text = types.TextContent(type="text", text=canonical(answer))
+        return types.CallToolResult(content=[text], structured_content=answer)
 
     async def list_prompts(context, params):
         return types.ListPromptsResult(prompts=[prompt])
@@ -249,7 +248,7 @@ def serve(
     token: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Serve until the client leaves or Ctrl-C; `say` is given the address and token of the HTTP server, never standard output's."""
+    """Serve until the client leaves or Ctrl-C; `say` gets the address and token of the HTTP server."""
     if transport not in ("stdio", "http"):
         raise BadInput(f"transport {transport!r} is not known; known: stdio, http")
     if not 0 <= port <= 65_535:

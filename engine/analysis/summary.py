@@ -25,7 +25,7 @@ def analyse(
 
 
 def analyse_moment(moment: Moment, symbol: str, direction: str | None = None, detail: str = "full") -> dict:
-    """Return the analysis at the moment a stream is at: the same for a live stream as for its recording, byte for byte."""
+    """Return the analysis where a stream stands: live and recorded give the same bytes."""
     if detail not in DETAILS:
         raise BadInput(f"detail {str(detail)[:40]!r} is not known; known: {', '.join(DETAILS)}")
     signed(direction)
@@ -132,7 +132,8 @@ def _sentence(made: dict) -> str:
     said = _flow_sentence(made["symbol"], flow) + ". "
     said += f"Trend over {trend['window_s']} s: {trend['trend'] or 'not known'}. "
     if whales["value"] is not None:
-        said += f"Large orders of {whales['window_s']} s: {whales['n']}, net {whales['net_usd']:+,} USD, {whales['activity']}. "
+        said += f"Large orders of {whales['window_s']} s: {whales['n']}, net {whales['net_usd']:+,} USD, "
+        said += f"{whales['activity']}. "
     return said + f"{advice['direction']}: {advice['reason']}."
 
 
@@ -252,7 +253,7 @@ def _flow_table(made: dict) -> Table:
 
 
 def screen_parts(made: dict) -> Group:
-    """Return one screen for a person, from a full answer: order flow at the top, then trend, whales and voids, then the fields."""
+    """Return one screen for a person, from a full answer, order flow at the top."""
     advice, trend = made["recommendation"], made["order_flow_trend"]
     head = Text.assemble(
         (f"{made['symbol']} ", "bold"),
@@ -263,8 +264,10 @@ def screen_parts(made: dict) -> Group:
     )
     warnings = [Text(text, style="bold red" if "CONTRADICTION" in text else "yellow") for text in advice["warnings"]]
     way = Text(
-        f"Trend {trend['window_s']} s: {trend['trend'] or trend['reason']}; whales {trend['whale_activity_trend'] or '-'}; pressure "
-        f"{trend['pressure_side'] or '-'} {trend['pressure_trend'] or '-'}; book bids/asks {trend['imbalance_trend'] or '-'}; earlier "
+        f"Trend {trend['window_s']} s: {trend['trend'] or trend['reason']}; whales "
+        f"{trend['whale_activity_trend'] or '-'}; pressure "
+        f"{trend['pressure_side'] or '-'} {trend['pressure_trend'] or '-'}; book bids/asks "
+        f"{trend['imbalance_trend'] or '-'}; earlier "
         f"score {made['order_flow']['v1']['signal'] or '-'} {_show(made['order_flow']['v1']['score'])}"
     )
     whales = Table(title="Whales, newest first", title_justify="left", title_style="bold")

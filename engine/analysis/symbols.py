@@ -29,7 +29,7 @@ def _bodies(text: str) -> list[str]:
 
 
 def resolve(asked: str, symbols: list[str]) -> str:
-    """Return the recorded symbol a name means: any case, with separators or a broker's suffix, USD for USDT; else raise BadInput."""
+    """Return the recorded symbol a name means, in any case, with a broker's suffix, USD for USDT; or raise BadInput."""
     if not isinstance(asked, str) or not asked.strip() or len(asked) > LONGEST:
         raise BadInput(f"symbol {str(asked)[:LONGEST]!r} is no symbol name; known: {', '.join(sorted(symbols))}")
     text = asked.strip()
@@ -47,8 +47,8 @@ def resolve(asked: str, symbols: list[str]) -> str:
     for body in _bodies(text):
         name = _plain(body)
         for short, longer in _USD.items():
-            if name.endswith(short):
-                found = [symbol for each in longer for symbol in plain.get(name[: -len(short)] + each, [])]
+            for each in longer if name.endswith(short) else ():
+                found = plain.get(name[: -len(short)] + each, [])
                 if len(found) == 1:
                     return found[0]
     raise BadInput(f"symbol {text!r} is not recorded; {nearest(text.upper(), symbols)}")

@@ -98,7 +98,8 @@ def between(rows: np.ndarray, from_ns: int, to_ns: int) -> np.ndarray:
 def sweeps(rows: np.ndarray) -> np.ndarray:
     """Return one row for each sweep, in order of its last print: same taker side, same instant, ids without a hole.
 
-    Columns as TRADE, with the first id, the last price and receive time; `qty_lots` holds the value in tick-lots, `hole` the prints.
+    Columns as TRADE, with the first id, the last price and receive time; `qty_lots` is the value in tick-lots,
+    `hole` the number of prints.
     """
     found = []
     for side in (1, -1):

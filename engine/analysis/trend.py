@@ -47,7 +47,7 @@ def _closed(view: View, window_s: int) -> tuple[list[dict], str | None]:
 
 
 def _way(values: list[float], step: float, words: tuple[str, str, str]) -> str:
-    """Return the first word when the last half is over the first by a step, the third when under it, else the second."""
+    """Return the first word when the last half is a step over the first, the third when under, else the second."""
     change = float(np.mean(values[READINGS // 2 :]) - np.mean(values[: READINGS // 2]))
     return words[0] if change > step else words[2] if change < -step else words[1]
 

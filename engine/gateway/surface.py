@@ -116,6 +116,14 @@ REQUEST_TEXTS = ("symbol", "comment")
 MAX_TEXT_UNITS, MAX_GROUP_UNITS, MAX_SERVER_UNITS, MAX_PATH_UNITS = 29, 1997, 253, 257
 
 
+class Broken(Exception):
+    """A call ends with None and this last_error."""
+
+    def __init__(self, code: int, text: str = ""):
+        super().__init__(code)
+        self.code, self.text = code, text or ERROR_TEXTS[code]
+
+
 def _lines(text: str) -> list[list[str]]:
     """Return the words of each entry; an indented line continues the entry before."""
     entries: list[list[str]] = []

@@ -9,14 +9,6 @@ from engine.gateway.terminal_module import build_module
 from engine.gateway.terminal_trade import TradeServer
 
 
-class Broken(Exception):
-    """A call ends with None and this last_error."""
-
-    def __init__(self, code: int, text: str = ""):
-        super().__init__(code)
-        self.code, self.text = code, text or surface.ERROR_TEXTS[code]
-
-
 class VirtualClock:
     """A clock that moves only when told to, or by sleeping."""
 
@@ -46,6 +38,7 @@ class SimulatedTerminal:
         self.login = listed[0].login
         self.feed, self.next_row = iter(feed), None
         self.save = save or (lambda: None)
+        self.saved_tickets: list[int] = []
         self.pipe_open = False
         self.down_until_ns = self.algo_off_until_ns = self.closed_until_ns = 0
         self.api_disabled = False
@@ -84,19 +77,26 @@ class SimulatedTerminal:
         """Run one call as the module does: the pipe, the fault of this call, then the terminal."""
         try:
             if not self.pipe_open:
-                raise Broken(-10004)
+                raise surface.Broken(-10004)
             fault = self.faults.take(name)
             self._before(fault)
             self.pump()
             result = do(fault)
-            self.save()
+            self._save_changes(name)
             self._after(fault)
-        except Broken as broken:
-            self.save()
+        except surface.Broken as broken:
+            self._save_changes(name)
             self.error = broken.code, broken.text
             return failed
         self.error = 1, "Success"
         return result
+
+    def _save_changes(self, name: str) -> None:
+        """Save before the answer is given, as a broker would not forget what it did."""
+        tickets = [server.book.next_ticket for server in self.servers.values()]
+        if name == "order_send" or tickets != self.saved_tickets:
+            self.saved_tickets = tickets
+            self.save()
 
     def _before(self, fault: dict) -> None:
         kind, now_ns = fault.get("do"), self.clock.now_ns()
@@ -111,14 +111,14 @@ class SimulatedTerminal:
             self.login = fault.get("login") or next((login for login in self.servers if login != self.login), self.login)
         elif kind == "restart":
             self.pipe_open = False
-            raise Broken(-10002)
+            raise surface.Broken(-10002)
         elif kind == "failed":
-            raise Broken(fault["code"])
+            raise surface.Broken(fault["code"])
         elif kind == "latency":
             self.clock.sleep_s(fault.get("ms", 0) / 1000)
         elif kind == "unsent" and not fault.get("executed"):
             self.pipe_open = False
-            raise Broken(-10001)
+            raise surface.Broken(-10001)
         elif kind == "block" and fault.get("when") != "after":
             self._block()
 
@@ -126,7 +126,7 @@ class SimulatedTerminal:
         kind = fault.get("do")
         if kind in ("lost", "unsent"):
             self.pipe_open = False
-            raise Broken(-10002 if kind == "lost" else -10001)
+            raise surface.Broken(-10002 if kind == "lost" else -10001)
         if kind == "latency":
             self.clock.sleep_s(fault.get("after_ms", 0) / 1000)
             self.pump()
@@ -158,7 +158,7 @@ class SimulatedTerminal:
     def order_send(self, request: dict, fault: dict) -> dict:
         """Hand a request to the server; return the fields of the answer."""
         if self.api_disabled:
-            raise Broken(-8)
+            raise surface.Broken(-8)
         self.requests += 1
         self.log.append((self.clock.now_ns(), request))
         kind = fault.get("do")

@@ -119,11 +119,12 @@ class Deal:
 
 @dataclass
 class Later:
-    """Something the server does at an instant to come."""
+    """Something the server does at an instant to come: "fill" an order, "end" it, or set "levels"."""
 
     due_ns: int
-    do: Callable[[], None] | None
-    note: list = field(default_factory=list)
+    kind: str
+    ticket: int = 0
+    request: dict = field(default_factory=dict)
 
 
 class Book:
@@ -145,6 +146,7 @@ class Book:
         self.deals: dict[int, Deal] = {}
         self.ticks: dict[str, deque] = {name: deque(maxlen=KEPT_TICKS) for name in self.specs}
         self.later: list[Later] = []
+        self.on_later: Callable[[Later], None] = lambda later: None
         self.on_deal: Callable[[Deal, Position | None, int], None] | None = None
 
     def ticket(self) -> int:
@@ -183,7 +185,7 @@ class Book:
                 break
             self.later.remove(first)
             self.now_ns = max(self.now_ns, first.due_ns)
-            first.do()
+            self.on_later(first)
         self.now_ns = max(self.now_ns, now_ns)
 
     def _hit(self, position: Position) -> None:
@@ -255,7 +257,7 @@ class Book:
         points = ask if order.type == BUY else bid
         deal = Deal(self.ticket(), order.ticket, order.symbol, order.type, IN, volume, points, order.position_id, order.reason,
                     self.msc(), order.magic, comment=order.comment,
-                    commission=-round(self.specs[order.symbol].commission_per_lot * volume / LOT, 2))
+                    commission=-round(self.specs[order.symbol].commission_per_lot * volume / LOT, 2) or 0.0)
         before = position.volume if position else 0
         if position is None:
             position = self._open(order, volume, points)

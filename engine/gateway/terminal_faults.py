@@ -33,7 +33,7 @@ class Faults:
     rates: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     late_ms: int = 2000                # longest delay drawn
-    random: random.Random = None
+    dice: random.Random | None = None
 
     def __post_init__(self):
         for fault in self.script:
@@ -41,7 +41,7 @@ class Faults:
         for kind in self.rates:
             if kind not in KINDS:
                 raise BadInput(f"fault {kind!r} is not known; {nearest(kind, KINDS)}")
-        self.random = random.Random(self.seed)
+        self.dice = random.Random(self.seed)
 
     def add(self, fault: dict) -> None:
         """Append one fault to the script."""
@@ -58,7 +58,7 @@ class Faults:
                 return self.script.pop(i)
         if not self.rates:
             return {}
-        draw, total = self.random.random(), 0.0
+        draw, total = self.dice.random(), 0.0
         for kind, rate in self.rates.items():
             if kind in ORDER_ONLY and call != "order_send":
                 continue
@@ -68,7 +68,7 @@ class Faults:
         return {}
 
     def _drawn(self, kind: str) -> dict:
-        pick = self.random
+        pick = self.dice
         fault = {"do": kind, "executed": pick.random() < 0.5, "dies": pick.random() < 0.3, "share": pick.uniform(0.05, 0.95),
                  "delay_ms": pick.choice([0, pick.randrange(1, self.late_ms)]), "for_ms": pick.randrange(100, 4000),
                  "ms": pick.randrange(1, 800), "after_ms": pick.randrange(0, 300), "hidden_ms": pick.randrange(0, 500)}

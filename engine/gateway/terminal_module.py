@@ -6,6 +6,7 @@ from datetime import datetime
 
 from engine.gateway import surface
 from engine.gateway.terminal_books import BUY
+from engine.gateway.terminal_helpers import helpers
 from engine.gateway.terminal_history import FRAME_S, bars, tick_rows
 
 BUILD = (500, 5120, "04 Sep 2026")
@@ -17,7 +18,7 @@ def build_module(terminal) -> types.ModuleType:
     module = types.ModuleType("MetaTrader5", "Simulated terminal with the surface of MetaTrader5.")
     module.__dict__.update(surface.CONSTANTS, __version__=surface.VERSION, __author__="simulated")
     functions = _connection(terminal) | _symbols(terminal) | _copies(terminal) | _trading(terminal) | _history(terminal)
-    module.__dict__.update(functions | _helpers(functions))
+    module.__dict__.update(functions | helpers(functions))
     return module
 
 
@@ -138,9 +139,8 @@ def _symbol(terminal, name: str):
 
 def _symbols(terminal) -> dict:
     def not_found(name: str):
-        from engine.gateway.terminal import Broken
         if name not in terminal.book.specs:
-            raise Broken(-4)
+            raise surface.Broken(-4)
 
     def symbols_total():
         return terminal.call("symbols_total", lambda fault: len(terminal.book.specs))
@@ -196,9 +196,8 @@ def _symbols(terminal) -> dict:
 
 def _copies(terminal) -> dict:
     def rows(symbol):
-        from engine.gateway.terminal import Broken
         if symbol not in terminal.book.specs:
-            raise Broken(-4)
+            raise surface.Broken(-4)
         return [(terminal.book.server.server_msc(ns), bid, ask) for ns, bid, ask in terminal.book.ticks[symbol]]
 
     def take(call, kinds, do):
@@ -291,9 +290,8 @@ def _trading(terminal) -> dict:
                 raise SystemError(f"<built-in function {call}> returned a result with an exception set")
 
             def run(fault):
-                from engine.gateway.terminal import Broken
                 if args[1] not in terminal.book.specs:
-                    raise Broken(-4)
+                    raise surface.Broken(-4)
                 return do(terminal.book.specs[args[1]], *args)
             return terminal.call(call, run)
         calc.__name__ = call
@@ -375,38 +373,3 @@ def _history(terminal) -> dict:
         past("history_orders_total", past_orders, terminal.order_record, by_done, True),
         past("history_deals_get", deals, terminal.deal_record, by_time),
         past("history_deals_total", deals, terminal.deal_record, by_time, True))
-
-
-def _helpers(module: dict) -> dict:
-    """Return Buy, Sell and Close as the package's Python part has them: deviation 10, no filling mode, at most 10 tries."""
-    send, quote, position_of = module["order_send"], module["symbol_info_tick"], module["positions_get"]
-
-    def trade(symbol, side, volume, price, comment, ticket):
-        for _ in range(10):
-            tick = quote(symbol)
-            if tick is None:
-                return None
-            request = {"action": 1, "symbol": symbol, "volume": volume, "type": side, "deviation": 10,
-                       "price": price if price is not None else (tick.ask if side == BUY else tick.bid)}
-            result = send(request | ({"comment": comment} if comment is not None else {}) | ({"position": ticket} if ticket is not None else {}))
-            if result is None or result.retcode not in (10004, 10021):
-                break
-        return result
-
-    def Buy(symbol, volume, price=None, *, comment=None, ticket=None):
-        return trade(symbol, 0, volume, price, comment, ticket)
-
-    def Sell(symbol, volume, price=None, *, comment=None, ticket=None):
-        return trade(symbol, 1, volume, price, comment, ticket)
-
-    def Close(symbol, *, comment=None, ticket=None):
-        found = position_of(ticket=ticket) if ticket is not None else position_of(symbol=symbol)
-        if found is None:
-            return None
-        done = [trade(symbol, 1 - row.type, row.volume, None, comment, row.ticket) for row in found]
-        if any(result is None for result in done):
-            return None
-        if all(result.retcode == 10009 for result in done):
-            return bool(done)
-        return "Partially" if any(result.retcode in (10009, 10010) for result in done) else False
-    return _named(Buy, Sell, Close)

@@ -1,6 +1,21 @@
 """What the simulated server answers to a trade request: its checks in order, then the execution, or the fault of this call."""
 
-from engine.gateway.terminal_books import BUY, HEDGING, LOT, MS, NETTING, PLACED, REJECTED, Book, Later, Order, Position, Spec
+from collections.abc import Callable
+
+from engine.gateway.terminal_books import (
+    BUY,
+    HEDGING,
+    LOT,
+    MS,
+    NETTING,
+    PLACED,
+    REJECTED,
+    Book,
+    Later,
+    Order,
+    Position,
+    Spec,
+)
 from engine.gateway.terminal_faults import Faults
 
 DEAL, PENDING, SLTP, MODIFY, REMOVE, CLOSE_BY = 1, 5, 6, 7, 8, 10
@@ -28,6 +43,8 @@ class TradeServer:
         self.connected = self.algo_on = True
         self.expert_allowed = True
         self.closed_symbols: set[str] = set()
+        self.on_levels: Callable[[Position, tuple[int, int]], None] | None = None
+        book.on_later = self.due
 
     def check(self, request: dict) -> int:
         """Return the code a request is refused with, 0 when it would be executed."""
@@ -185,30 +202,33 @@ class TradeServer:
         return order
 
     def _fill_later(self, order: Order, fault: dict) -> None:
-        def due():
-            if order.ticket not in self.book.orders:
-                return
-            if fault.get("dies") or self.book.quote(order.symbol) is None:
-                self.book.end_order(order, REJECTED)
-            else:
-                self.book.fill(order, order.volume)
         order.visible_ns = self.book.now_ns + fault.get("hidden_ms", 0) * MS
-        if fault.get("delay_ms"):
-            self.book.later.append(Later(self.book.now_ns + fault["delay_ms"] * MS, due))
-        else:
-            due()
+        self._do_later(Later(self.book.now_ns + fault.get("delay_ms", 0) * MS, "end" if fault.get("dies") else "fill", order.ticket))
 
     def _execute_later(self, request: dict, fault: dict) -> None:
         """Execute a request whose answer says nothing, at once or after a delay."""
         if request["action"] == DEAL:
             self._fill_later(self.place(request), fault | {"dies": False})
         elif request["action"] == SLTP:
-            later = Later(self.book.now_ns + fault.get("delay_ms", 0) * MS,
-                          lambda: None if self._check_levels(request, self.book.specs[request["symbol"]]) else self._set_levels(request))
-            if fault.get("delay_ms"):
-                self.book.later.append(later)
-            else:
-                later.do()
+            self._do_later(Later(self.book.now_ns + fault.get("delay_ms", 0) * MS, "levels", request=request))
+
+    def _do_later(self, later: Later) -> None:
+        if later.due_ns > self.book.now_ns:
+            self.book.later.append(later)
+        else:
+            self.due(later)
+
+    def due(self, later: Later) -> None:
+        """Do what was put off."""
+        if later.kind == "levels":
+            if not self._check_levels(later.request, self.book.specs[later.request["symbol"]]):
+                self._set_levels(later.request)
+            return
+        order = self.book.orders.get(later.ticket)
+        if order is not None and (later.kind == "end" or self.book.quote(order.symbol) is None):
+            self.book.end_order(order, REJECTED)
+        elif order is not None:
+            self.book.fill(order, order.left)
 
     def _set_levels(self, request: dict) -> dict:
         position = self.book.positions[request["position"]]
@@ -219,8 +239,6 @@ class TradeServer:
         if self.on_levels:
             self.on_levels(position, before)
         return self.answer(request, DONE)
-
-    on_levels = None
 
     def answer(self, request: dict, code: int, **fields) -> dict:
         """Return the fields of an OrderSendResult but the request."""

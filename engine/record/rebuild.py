@@ -18,6 +18,7 @@ MOST_SLOTS = 1 << 23
 MOST_TICKS = 2**62
 DIFF, SNAPSHOT, BREAK = 0, 1, 2
 NOT_COMPARED, EQUAL, UNEQUAL = 0, 1, 2
+NONE = np.zeros(0, np.int64)
 REFUSED, WAITING, LINKED = 0, 1, 2
 
 
@@ -36,8 +37,11 @@ class Rebuild:
     link: np.ndarray           # of snapshots: REFUSED, WAITING (no diff came after it) or LINKED
 
 
-def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
-    """Rebuild the book of a symbol; `breaks` has seq and recv_ns of the feed rows after which it cannot be trusted."""
+def rebuild(messages: Messages, symbol: int, breaks: np.ndarray, quote_breaks: np.ndarray = NONE) -> Rebuild:
+    """Rebuild the book of a symbol; `breaks` has seq and recv_ns of the feed rows after which it cannot be trusted.
+
+    `quote_breaks` has the seq of the feed rows before which best quotes may be missing.
+    """
     depth = messages.table("depth")
     own = np.flatnonzero((depth["symbol"] == symbol) & (depth["bits"] & PARTIAL_DEPTH == 0))
     low, high = _window(messages, symbol)
@@ -56,7 +60,7 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray) -> Rebuild:
     kind = np.where(mark, BREAK, np.where(taken("bits") & SNAPSHOT_LEVEL > 0, SNAPSHOT, DIFF)).astype(np.int8)
     last_id = taken("last_id")
     previous, strict = messages.previous_ids(symbol, taken("first_id"), taken("prev_id"))
-    quotes, first, after = _quotes_of(messages.table("best"), symbol, last_id, recv)
+    quotes, first, after = _quotes_of(messages.table("best"), symbol, last_id, recv, seq, breaks[:, 0], quote_breaks)
     n = len(seq)
     found = Rebuild(seq, recv, kind, last_id, *(np.zeros(n, np.int8) for _ in range(5)))
     rows = (np.where(mark, 0, offset[number]), np.where(mark, 0, offset[number + 1]))
@@ -109,10 +113,12 @@ def _levels(messages: Messages, depth: Columns, own: np.ndarray, low: int, high:
     return side, slot, lots, np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 
 
-def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndarray) -> tuple[np.ndarray, ...]:
+def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.ndarray, breaks: np.ndarray,
+               quote_breaks: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the best quotes by update id, and for each message the range of those of the newest id not above its own.
 
-    A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves.
+    A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves;
+    unless a break lies between the two, or before that next one: then a quote between may be missing.
     """
     own = np.flatnonzero((best["symbol"] == symbol) & (best["update_id"] != MISSING))
     own = own[np.argsort(best["update_id"][own], kind="stable")]
@@ -125,6 +131,10 @@ def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndar
         return quotes, after, after
     first = np.searchsorted(ids, ids[newest], "left")
     fresh = (after > 0) & (np.abs(best["recv_ns"][own][newest] - recv_ns) <= QUOTE_AGE_NS)
+    at, every = best["seq"][own], np.sort(np.concatenate((breaks, quote_breaks)))
+    following = np.append(np.sort(at), np.iinfo(np.int64).max)[np.searchsorted(np.sort(at), at, "right")]
+    whole = np.searchsorted(quote_breaks, at) == np.searchsorted(quote_breaks, following)
+    fresh &= whole[newest] & (np.searchsorted(every, at[newest]) == np.searchsorted(every, seq))
     return quotes, np.where(fresh, first, 0), np.where(fresh, after, 0)
 
 

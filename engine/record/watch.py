@@ -86,7 +86,7 @@ class Stream:
     recovered: bool = False    # heard again after silence, not yet marked
     retry_s: float = 0.0       # when a silent one gets a new socket again
     backward: int = 0
-    seen: dict | None = None   # while two sockets deliver: id to whether the younger one brought it
+    seen: set[int] | None = None       # ids since two sockets deliver
     seen_from: int | None = None
     held: deque = field(default_factory=deque)         # frames of the younger socket: id before, id, when, frame
     missing: deque = field(default_factory=lambda: deque(maxlen=MISSING_RANGES))   # (id before, last id) of what never came
@@ -242,17 +242,19 @@ class Watch:
                 return
             stream.held.popleft()
             self.holding -= 1
-            if stream.last_id is not None and last <= stream.last_id:
+            if stream.last_id is not None and last <= stream.last_id and not stream.take_late(before, last):
                 stream.duplicates += 1
                 continue
             stream.frames += 1
-            yield frame, self._take(stream, before, last)
+            late = stream.last_id is not None and last <= stream.last_id
+            stream.late += late
+            yield frame, () if late else self._take(stream, before, last)
 
     def overlap(self, names: Iterable[str], begins: bool) -> None:
         """Two sockets deliver these streams from now on, or one does again."""
         for name in names:
             stream = self.streams[name]
-            stream.seen, stream.seen_from = ({}, stream.last_id) if begins else (None, None)
+            stream.seen, stream.seen_from = (set(), stream.last_id) if begins else (None, None)
 
     def connection(self, stream: Stream, now_s: float) -> None:
         """Begin to wait for a stream whose socket was opened; at 0 nobody waits, the socket is lost."""
@@ -307,10 +309,9 @@ def _loose(stream: Stream, number: int | None, newest: bool | None) -> int:
     if number is None:
         return KEEP
     if newest is not None and stream.seen is not None:
-        if newest and stream.seen_from is not None and number <= stream.seen_from:
+        if number in stream.seen or (newest and stream.seen_from is not None and number <= stream.seen_from):
             return DROP
-        if stream.seen.setdefault(number, newest) != newest:
-            return DROP
+        stream.seen.add(number)
     if number == stream.last_id and stream.kind is not OTHER:
         return DROP
     stream.last_id = number if stream.last_id is None else max(number, stream.last_id)

@@ -7,14 +7,17 @@ from engine.record import wire
 from engine.record.decode import SPOT
 
 WINDOW_MS = 100
-FIRST_ID = 1_000_000_001       # of derived aggregates; the venue's own ids are not known
+FIRST_ID = 1_000_000_001  # of derived aggregates; the venue's own ids are not known
 
 
 def derive(venue: str, numbers: dict[str, int], names: list[int], frames: list[bytes], times: list[int]) -> None:
     """Append `@aggTrade` frames of every symbol that has `@trade` and no `@aggTrade`, each at its last trade's time."""
     by_number = {number: name for name, number in numbers.items()}
-    wanted = {number: name.removesuffix("@trade") + "@aggTrade" for number, name in by_number.items()
-              if name.endswith("@trade") and name.removesuffix("@trade") + "@aggTrade" not in numbers}
+    wanted = {
+        number: name.removesuffix("@trade") + "@aggTrade"
+        for number, name in by_number.items()
+        if name.endswith("@trade") and name.removesuffix("@trade") + "@aggTrade" not in numbers
+    }
     trades: dict[int, list[tuple[wire.Trade, int]]] = {number: [] for number in wanted}
     for number, frame, recv_ns in zip(names, frames, times):
         if number in wanted:
@@ -50,5 +53,7 @@ def _frame(name: str, venue: str, agg_id: int, trades: list[wire.Trade]) -> byte
     first, last = trades[0], trades[-1]
     qty = f"{sum(Decimal(trade.q) for trade in trades):f}"
     more = ',"M":true' if venue == SPOT else f',"nq":"{qty}"'
-    return (f'{{"stream":"{name}","data":{{"e":"aggTrade","E":{last.E},"s":"{first.s}","a":{agg_id},"p":"{first.p}","q":"{qty}",'
-            f'"f":{first.t},"l":{last.t},"T":{last.T},"m":{"true" if first.m else "false"}{more}}}}}').encode()
+    return (
+        f'{{"stream":"{name}","data":{{"e":"aggTrade","E":{last.E},"s":"{first.s}","a":{agg_id},"p":"{first.p}",'
+        f'"q":"{qty}","f":{first.t},"l":{last.t},"T":{last.T},"m":{"true" if first.m else "false"}{more}}}}}'
+    ).encode()

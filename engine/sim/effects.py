@@ -35,11 +35,13 @@ class Effects:
         self.tape, self.venue = tape, venue
         self.gate = Gate(tape.streams, tape.stream)
         self.fired: list[Fault] = []
-        self._schedule: list[tuple[int, int, bool, Fault]] = []   # place, order, begins, fault
+        self._schedule: list[tuple[int, int, bool, Fault]] = []  # place, order, begins, fault
         for order, fault in enumerate(faults):
             place = tape.place_at(fault.at_s)
             if place >= len(tape):
-                raise BadInput(f"fault {fault.kind} at {fault.at_s} s lies behind the capture's end at {tape.duration_s:.3f} s")
+                raise BadInput(
+                    f"fault {fault.kind} at {fault.at_s} s lies behind the capture's end at {tape.duration_s:.3f} s"
+                )
             self._schedule.append((place, order, True, fault))
             if fault.for_s:
                 self._schedule.append((max(place + 1, tape.place_at(fault.at_s + fault.for_s)), order, False, fault))
@@ -51,7 +53,7 @@ class Effects:
         self._next = 0
         self.jump_ms = 0
         self._under_way: list[Fault] = []
-        self._left: list[list] = []            # counted faults with what is left of them
+        self._left: list[list] = []  # counted faults with what is left of them
         self._picked: dict[int, list[Client]] = {}
         self._slow: list[_Slow] = []
 
@@ -110,7 +112,9 @@ class Effects:
         for client in self._picked.pop(id(fault), []):
             match fault.kind:
                 case "silent":
-                    client.muted -= {number for number, name in enumerate(self.tape.streams) if fnmatchcase(name, fault.stream)}
+                    client.muted -= {
+                        number for number, name in enumerate(self.tape.streams) if fnmatchcase(name, fault.stream)
+                    }
                 case "half_open":
                     client.thaw()
                 case "slow_consumer":

@@ -35,8 +35,8 @@ from engine.sim.tape import REST, VENUES, Tape, load_tape
 
 HOST = "127.0.0.1"
 MAX = math.inf
-BATCH = 256                    # frames between two looks at the sockets
-FLOW_BYTES = 1 << 18           # unsent bytes at which playing as fast as possible waits for a client
+BATCH = 256  # frames between two looks at the sockets
+FLOW_BYTES = 1 << 18  # unsent bytes at which playing as fast as possible waits for a client
 STALL_S = 30.0
 CLOSE_S = 1.0
 STARTS = ("subscription", "now", "call")
@@ -50,23 +50,23 @@ class ExchangeConfig:
     """What to play and how; `speed` is in tape seconds a second, MAX for as fast as the clients take it."""
 
     captures: Sequence[Path | str]
-    venue: str | None = None               # usdm | spot; told from the capture where not given
+    venue: str | None = None  # usdm | spot; told from the capture where not given
     speed: float = 1.0
-    loop: bool = False                     # at the end close every socket and play again
-    start: str = "subscription"            # first subscription | now | call of `begin`
+    loop: bool = False  # at the end close every socket and play again
+    start: str = "subscription"  # first subscription | now | call of `begin`
     start_delay_s: float = 0.0
-    port: int = 0                          # 0: a free one
+    port: int = 0  # 0: a free one
     faults: Sequence[Fault] = ()
-    seed: int = 0                          # of the faults in `rates`; print it before anything else
-    rates: Mapping[str, float] = field(default_factory=dict)   # fault kind to mean number a minute of the tape
-    limits: Limits | None = None           # the venue's where not given
-    time_scale: float = 1.0                # how much sooner pings, deadlines, windows and lifetimes come
+    seed: int = 0  # of the faults in `rates`; print it before anything else
+    rates: Mapping[str, float] = field(default_factory=dict)  # fault kind to mean number a minute of the tape
+    limits: Limits | None = None  # the venue's where not given
+    time_scale: float = 1.0  # how much sooner pings, deadlines, windows and lifetimes come
     weights: Mapping[str, int] | None = None
-    early_depth: str = "wait"              # wait | refuse, where the capture has not told the book yet
-    wait_s: float = 10.0                   # longest such wait
-    blocked: int = 0                       # 451 or 403: everything is refused
-    restamp: bool = False                  # move E and T to the present; frames are then not as recorded
-    aggregates: bool = True                # derive @aggTrade where only @trade was recorded
+    early_depth: str = "wait"  # wait | refuse, where the capture has not told the book yet
+    wait_s: float = 10.0  # longest such wait
+    blocked: int = 0  # 451 or 403: everything is refused
+    restamp: bool = False  # move E and T to the present; frames are then not as recorded
+    aggregates: bool = True  # derive @aggTrade where only @trade was recorded
     steps: Mapping[str, Steps] | None = None
     certificate: Path | str | None = None  # PEM files; with them the exchange speaks TLS
     key: Path | str | None = None
@@ -76,8 +76,12 @@ class ExchangeConfig:
             raise BadInput(f"speed {self.speed} is not above 0; 1 is real time, inf as fast as clients take it")
         if not 0 < self.time_scale < math.inf:
             raise BadInput(f"time scale {self.time_scale} is not above 0; 1 keeps the venue's own times")
-        for name, value, known in (("venue", self.venue, (None, *VENUES)), ("start", self.start, STARTS),
-                                   ("early_depth", self.early_depth, ("wait", "refuse")), ("blocked", self.blocked, (0, 403, 451))):
+        for name, value, known in (
+            ("venue", self.venue, (None, *VENUES)),
+            ("start", self.start, STARTS),
+            ("early_depth", self.early_depth, ("wait", "refuse")),
+            ("blocked", self.blocked, (0, 403, 451)),
+        ):
             if value not in known:
                 raise BadInput(f"{name} {value!r} is not known; {nearest(str(value), map(str, known))}")
         if self.start_delay_s < 0 or self.wait_s < 0:
@@ -95,7 +99,7 @@ class Exchange:
         self.limits = (config.limits or LIMITS[self.tape.venue]).sped(config.time_scale)
         self.market = Market(self.tape, dict(config.steps or {}))
         self.rest = Rest(self.market, self.limits, self.now_ms, config.weights)
-        self.sent: Counter[str] = Counter()          # frames by the name asked for, over all sockets
+        self.sent: Counter[str] = Counter()  # frames by the name asked for, over all sockets
         self.clients: list[Client] = []
         self.connects = 0
         self.finished = asyncio.Event()
@@ -146,13 +150,28 @@ class Exchange:
             try:
                 context.load_cert_chain(self.config.certificate, self.config.key)
             except (OSError, ssl.SSLError) as error:
-                raise BadInput(f"{self.config.certificate} and {self.config.key} are not a PEM certificate and its key ({error})") from None
+                raise BadInput(
+                    f"{self.config.certificate} and {self.config.key} are not a PEM certificate and its key ({error})"
+                ) from None
         try:
-            self._server = await serve(self._socket, HOST, self.config.port, compression=None, process_request=self._request, ssl=context,
-                                       create_connection=CountingConnection, ping_interval=None, open_timeout=60, close_timeout=CLOSE_S,
-                                       server_header=None, logger=log)
+            self._server = await serve(
+                self._socket,
+                HOST,
+                self.config.port,
+                compression=None,
+                process_request=self._request,
+                ssl=context,
+                create_connection=CountingConnection,
+                ping_interval=None,
+                open_timeout=60,
+                close_timeout=CLOSE_S,
+                server_header=None,
+                logger=log,
+            )
         except OSError as error:
-            raise SourceFailed(f"port {self.config.port} of {HOST} cannot be opened ({error.strerror or error})") from None
+            raise SourceFailed(
+                f"port {self.config.port} of {HOST} cannot be opened ({error.strerror or error})"
+            ) from None
         self.port = self._server.sockets[0].getsockname()[1]
         if self.config.start == "now":
             self.begin()
@@ -178,7 +197,9 @@ class Exchange:
             await asyncio.sleep(self.config.start_delay_s)
             self._origin_s = clock.monotonic_s()
             if self.config.restamp:
-                self._restamp_ms = clock.now_ns() // 1_000_000 - (self.tape.recv_ns[0] + self.tape.venue_ahead_ns) // 1_000_000
+                self._restamp_ms = (
+                    clock.now_ns() // 1_000_000 - (self.tape.recv_ns[0] + self.tape.venue_ahead_ns) // 1_000_000
+                )
             await self._play_once()
             if not self.config.loop:
                 await self._flow(0)
@@ -259,7 +280,7 @@ class Exchange:
         return _response(self.rest.answer(request.path, request.headers, connection.remote_address[0]))
 
     async def _book_known(self, symbol: str) -> None:
-        """Wait until the capture has told the book of a symbol, if it will; who asks before subscribing starts the tape too."""
+        """Wait until the capture has told the book of a symbol; who asks before subscribing starts the tape too."""
         if self.config.start == "subscription" and self.config.early_depth == "wait":
             self.begin()
         until_s = clock.monotonic_s() + (self.config.wait_s if self.config.early_depth == "wait" else 0.0)
@@ -304,7 +325,7 @@ class Exchange:
             if client.frozen:
                 continue
             try:
-                echo = await client.socket.ping(str(self.now_ms()) + f"{self.connects:04d}")
+                echo = await client.socket.ping(str(self.now_ms()))
                 await asyncio.wait_for(asyncio.shield(echo), self.limits.pong_within_s)
             except TimeoutError:
                 client.close(1008, "Pong timeout")
@@ -320,13 +341,20 @@ class Exchange:
 def _response(answer: Answer) -> Response:
     status, headers, body = answer
     phrase = http.HTTPStatus(status).phrase if status in http.HTTPStatus._value2member_map_ else ""
-    fields = {"Date": formatdate(usegmt=True), "Connection": "close", "Content-Length": str(len(body)),
-              "Content-Type": "application/json;charset=UTF-8", **headers}
+    fields = {
+        "Date": formatdate(usegmt=True),
+        "Connection": "close",
+        "Content-Length": str(len(body)),
+        "Content-Type": "application/json;charset=UTF-8",
+        **headers,
+    }
     return Response(status, phrase, Headers(fields.items()), body)
 
 
-async def run_forever(config: ExchangeConfig, ready: Callable[[Exchange], None] | None = None, to_end: bool = False) -> Exchange:
-    """Serve until cancelled, or with `to_end` until the capture has been played once; `ready` is told when clients may come."""
+async def run_forever(
+    config: ExchangeConfig, ready: Callable[[Exchange], None] | None = None, to_end: bool = False
+) -> Exchange:
+    """Serve until cancelled, or with `to_end` until the tape has been played; `ready` is told when clients may come."""
     async with Exchange(config) as exchange:
         if ready:
             ready(exchange)

@@ -23,13 +23,13 @@ KINDS = {
     "oversized": "the next `count` frames are padded with blanks to `bytes`",
     "clock_jump": "the venue's clock is `ms` off for `for_s`: in E and T of frames and in REST answers",
     "silent": "the stream stops on the connections there are, for `for_s`, or until asked for again; all else flows",
-    "half_open": "the connections there are stay open but dead: nothing is sent, read or answered, for `for_s` or for good",
+    "half_open": "the connections there are stay open but dead: nothing is sent or answered, for `for_s` or for good",
     "close": "the connections there are are closed with `code` and `reason`; 1006 cuts them without a close frame",
-    "slow_consumer": "for `for_s` frames reach the client at `per_s` a second, the rest waits; too much waiting is cut off",
+    "slow_consumer": "for `for_s` frames are sent at `per_s` a second, the rest waits; too much waiting is cut off",
     "shutdown": "a serverShutdown notice is sent, and after `for_s` the connections are closed with `code`",
     "wrong_path": "connections made within `for_s` are acked and stay silent, as on a wrong path",
     "no_ack": "requests made within `for_s` on a socket are carried out but not answered",
-    "snapshot_race": "the next `count` depth bodies are `diffs` diffs from now: below zero of the past, above of the future",
+    "snapshot_race": "the next `count` depth bodies are `diffs` diffs from now: below zero the past, above the future",
     "rest_delay": "REST answers take `ms` longer for `for_s`",
     "rest_status": "the next `count` REST requests are answered with `status`",
 }
@@ -38,7 +38,7 @@ LASTING = ("gap", "clock_jump", "slow_consumer", "wrong_path", "no_ack", "rest_d
 CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1006, 1015), *range(3000, 5000)})
 _VENUE_MS = re.compile(rb'"([ET])":(\d{13})\b')
 Change = Callable[[bytes], bytes]
-Item = tuple[int, tuple[Change, ...]]   # place on the tape, and what is done to its payload
+Item = tuple[int, tuple[Change, ...]]  # place on the tape, and what is done to its payload
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,15 @@ class Fault:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise BadInput(f"fault {self.kind}: {name} {getattr(self, name)!r} is not a whole number of 1 or more")
         if self.code not in CLOSE_CODES:
-            raise BadInput(f"fault {self.kind}: close code {self.code!r} cannot be sent; 1000 to 1003, 1006 to 1014 and 3000 to 4999 can")
+            raise BadInput(
+                f"fault {self.kind}: close code {self.code!r} cannot be sent; 1000-1003, 1006-1014 and 3000-4999 can"
+            )
         if self.kind == "rest_status" and not 400 <= self.status <= 599:
             raise BadInput(f"fault rest_status: status {self.status!r} is not an HTTP error from 400 to 599")
         if self.kind in LASTING and self.for_s == 0:
-            raise BadInput(f"fault {self.kind} at {self.at_s} s has no for_s; say how many seconds of the tape it lasts")
+            raise BadInput(
+                f"fault {self.kind} at {self.at_s} s has no for_s; say how many seconds of the tape it lasts"
+            )
 
 
 def read_script(path: Path | str) -> list[Fault]:
@@ -85,7 +89,9 @@ def read_script(path: Path | str) -> list[Fault]:
     except ValueError as error:
         raise BadInput(f"fault script {path} is not JSON ({error})") from None
     if not isinstance(entries, list):
-        raise BadInput(f'fault script {path} is not a list; it reads [{{"at_s": 10, "kind": "drop", "stream": "*@depth*"}}, ...]')
+        raise BadInput(
+            f'fault script {path} is not a list; it reads [{{"at_s": 10, "kind": "drop", "stream": "*@depth*"}}, ...]'
+        )
     known = {field.name for field in fields(Fault)}
     faults = []
     for number, entry in enumerate(entries, 1):
@@ -112,10 +118,22 @@ def seeded(seed: int, per_minute: Mapping[str, float], duration_s: float, stream
         at_s = draw.expovariate(rate / 60) if rate else duration_s
         while at_s < duration_s:
             on_all = kind not in ON_FRAMES and kind != "silent"
-            faults.append(Fault(round(at_s, 3), kind, "*" if on_all else draw.choice(streams), count=draw.randint(1, 3),
-                                for_s=round(draw.uniform(0.5, 5.0), 3), code=draw.choice((1001, 1006, 1008, 1011, 1012)),
-                                reason="drawn", ms=draw.choice((-1, 1)) * draw.randint(50, 2000), bytes=draw.randint(1, 4) << 20,
-                                per_s=draw.choice((0.0, 20.0)), status=draw.choice((429, 500, 503)), diffs=draw.choice((-200, -20, 2))))
+            faults.append(
+                Fault(
+                    round(at_s, 3),
+                    kind,
+                    "*" if on_all else draw.choice(streams),
+                    count=draw.randint(1, 3),
+                    for_s=round(draw.uniform(0.5, 5.0), 3),
+                    code=draw.choice((1001, 1006, 1008, 1011, 1012)),
+                    reason="drawn",
+                    ms=draw.choice((-1, 1)) * draw.randint(50, 2000),
+                    bytes=draw.randint(1, 4) << 20,
+                    per_s=draw.choice((0.0, 20.0)),
+                    status=draw.choice((429, 500, 503)),
+                    diffs=draw.choice((-200, -20, 2)),
+                )
+            )
             at_s += draw.expovariate(rate / 60)
     return sorted(faults, key=lambda fault: (fault.at_s, fault.kind))
 
@@ -132,7 +150,7 @@ def in_microseconds(payload: bytes) -> bytes:
 
 def cut(payload: bytes) -> bytes:
     """Return the first half of a payload."""
-    return payload[:len(payload) // 2]
+    return payload[: len(payload) // 2]
 
 
 def padded(size: int) -> Change:

@@ -11,17 +11,17 @@ class Limits:
 
     ping_every_s: float
     pong_within_s: float
-    messages_per_s: int                  # from one client: requests, pings and pongs together
+    messages_per_s: int  # from one client: requests, pings and pongs together
     weight_per_window: int
     window_s: float = 60.0
     lifetime_s: float = 86_400.0
-    streams: int = 1024                  # on one connection
-    connections: int = 300               # new ones within connections_s
+    streams: int = 1024  # on one connection
+    connections: int = 300  # new ones within connections_s
     connections_s: float = 300.0
-    warnings: int = 5                    # requests answered 429 before the address is banned with 418
-    ban_s: float = 120.0                 # doubles with each ban
+    warnings: int = 5  # requests answered 429 before the address is banned with 418
+    ban_s: float = 120.0  # doubles with each ban
     longest_ban_s: float = 259_200.0
-    buffer_bytes: int = 64 << 20         # unsent bytes at which a slow client is cut off
+    buffer_bytes: int = 64 << 20  # unsent bytes at which a slow client is cut off
 
     def sped(self, factor: float) -> "Limits":
         """Return the same limits with every time divided by a factor."""
@@ -35,14 +35,30 @@ LIMITS = {
     USDM: Limits(ping_every_s=180.0, pong_within_s=600.0, messages_per_s=10, weight_per_window=2400),
 }
 PREFIX = {SPOT: "/api/v3/", USDM: "/fapi/v1/"}
-DEPTH_SIZES = (5, 10, 20, 50, 100, 500, 1000)          # USD-M serves only these
+DEPTH_SIZES = (5, 10, 20, 50, 100, 500, 1000)  # USD-M serves only these
 _DEPTH_WEIGHT = {
     SPOT: ((100, 5), (500, 25), (1000, 50), (5000, 250)),
     USDM: ((50, 2), (100, 5), (500, 10), (1000, 20)),
 }
 WEIGHTS = {
-    SPOT: {"ping": 1, "time": 1, "exchangeInfo": 20, "aggTrades": 4, "trades": 25, "historicalTrades": 25, "ticker/bookTicker": 2},
-    USDM: {"ping": 1, "time": 1, "exchangeInfo": 1, "aggTrades": 20, "trades": 5, "historicalTrades": 200, "ticker/bookTicker": 2},
+    SPOT: {
+        "ping": 1,
+        "time": 1,
+        "exchangeInfo": 20,
+        "aggTrades": 4,
+        "trades": 25,
+        "historicalTrades": 25,
+        "ticker/bookTicker": 2,
+    },
+    USDM: {
+        "ping": 1,
+        "time": 1,
+        "exchangeInfo": 1,
+        "aggTrades": 20,
+        "trades": 5,
+        "historicalTrades": 200,
+        "ticker/bookTicker": 2,
+    },
 }
 
 

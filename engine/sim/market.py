@@ -13,7 +13,7 @@ from engine.record.columns import Scale, parse_decimals
 from engine.record.decode import USDM
 from engine.sim.tape import REST, Tape
 
-SAMPLED_FRAMES = 2_000         # of each kind, to find tick and step sizes
+SAMPLED_FRAMES = 2_000  # of each kind, to find tick and step sizes
 QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "USD")
 _ANY = msgspec.json.Decoder()
 
@@ -31,14 +31,14 @@ class Steps(NamedTuple):
 class Book:
     """Levels by price text, folded from snapshots and diffs as section 6 of the venue's rules says."""
 
-    strict: bool                   # USD-M: pu must equal the u before; spot: U may not pass it by more than one
+    strict: bool  # USD-M: pu must equal the u before; spot: U may not pass it by more than one
     bids: dict[str, str] = field(default_factory=dict)
     asks: dict[str, str] = field(default_factory=dict)
     last_id: int = 0
     known: bool = False
     chained: bool = False
     time_ms: int | None = None
-    done: int = 0                  # events folded
+    done: int = 0  # events folded
 
     def snapshot(self, body: wire.Book) -> None:
         """Take a recorded REST body, unless the book stands beyond it already."""
@@ -117,7 +117,7 @@ class Market:
     def _fold(self, symbol: str, book: Book, position: int) -> Book:
         events, tape = self._events[symbol], self.tape
         end = bisect_left(events, position)
-        for place in events[book.done:end]:
+        for place in events[book.done : end]:
             if tape.streams[tape.stream[place]].startswith(REST):
                 book.snapshot(wire.BOOK.decode(tape.frames[place]))
                 for diff in self._beyond(symbol, place, book.last_id):
@@ -131,7 +131,7 @@ class Market:
         """Return the diffs received before a snapshot that reach its id or beyond, in order."""
         found: list[wire.Diff] = []
         diffs = self._diffs[symbol]
-        for earlier in reversed(diffs[:bisect_left(diffs, place)]):
+        for earlier in reversed(diffs[: bisect_left(diffs, place)]):
             diff = wire.DIFF.decode(self.tape.data(earlier))
             if diff.u < last_id:
                 break
@@ -146,29 +146,47 @@ class Market:
             rows = [(place, row) for place, row in rows if row.get("X", "MARKET") == "MARKET"]
             self._trades[key] = [place for place, _ in rows], [row for _, row in rows]
         places, rows = self._trades[key]
-        return rows[:bisect_left(places, self.position)]
+        return rows[: bisect_left(places, self.position)]
 
     def trades(self, symbol: str, limit: int, from_id: int | None = None) -> list[dict]:
         """Return raw trades from an id on, or the latest."""
         rows = self._played(symbol, "trade")
         low = max(0, len(rows) - limit) if from_id is None else bisect_left(rows, from_id, key=lambda row: row["t"])
         last, decimals = ({"isRPITrade": False}, 2) if self.tape.venue == USDM else ({"isBestMatch": True}, 8)
-        return [{"id": row["t"], "price": row["p"], "qty": row["q"], "quoteQty": f"{Decimal(row['p']) * Decimal(row['q']):.{decimals}f}",
-                 "time": row["T"], "isBuyerMaker": row["m"], **last} for row in rows[low:low + limit]]
+        return [
+            {
+                "id": row["t"],
+                "price": row["p"],
+                "qty": row["q"],
+                "quoteQty": f"{Decimal(row['p']) * Decimal(row['q']):.{decimals}f}",
+                "time": row["T"],
+                "isBuyerMaker": row["m"],
+                **last,
+            }
+            for row in rows[low : low + limit]
+        ]
 
-    def aggregates(self, symbol: str, limit: int, from_id: int | None = None, start_ms: int | None = None,
-                   end_ms: int | None = None) -> list[dict]:
+    def aggregates(
+        self,
+        symbol: str,
+        limit: int,
+        from_id: int | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+    ) -> list[dict]:
         """Return aggregate trades from an id on, or of a span of time with both ends, or the latest."""
         rows = self._played(symbol, "aggTrade")
         if from_id is not None:
-            rows = rows[bisect_left(rows, from_id, key=lambda row: row["a"]):][:limit]
+            rows = rows[bisect_left(rows, from_id, key=lambda row: row["a"]) :][:limit]
         elif start_ms is not None or end_ms is not None:
             low = 0 if start_ms is None else bisect_left(rows, start_ms, key=lambda row: row["T"])
             high = len(rows) if end_ms is None else bisect_right(rows, end_ms, key=lambda row: row["T"])
             rows = rows[low:high][:limit] if start_ms is not None else rows[low:high][-limit:]
         else:
             rows = rows[-limit:]
-        return [{name: row[name] for name in ("a", "p", "q", "nq", "f", "l", "T", "m", "M") if name in row} for row in rows]
+        return [
+            {name: row[name] for name in ("a", "p", "q", "nq", "f", "l", "T", "m", "M") if name in row} for row in rows
+        ]
 
     def best(self, symbol: str) -> dict | None:
         """Return the last best quote played."""
@@ -196,7 +214,9 @@ class Market:
             for place in tape.of(symbol, kind)[:SAMPLED_FRAMES]:
                 row = _ANY.decode(tape.data(place))
                 if row.get("X", "MARKET") == "MARKET":
-                    levels += [(row["b"], row["B"]), (row["a"], row["A"])] if kind == "bookTicker" else [(row["p"], row["q"])]
+                    levels += (
+                        [(row["b"], row["B"]), (row["a"], row["A"])] if kind == "bookTicker" else [(row["p"], row["q"])]
+                    )
         texts = []
         for column, name in ((0, "price"), (1, "quantity")):
             scale = Scale()

@@ -27,12 +27,14 @@ class Refused(Exception):
 class Rest:
     """Answers requests from the market as far as it has been played; `now_ms` is the venue's clock."""
 
-    def __init__(self, market: Market, limits: Limits, now_ms: Callable[[], int], weights: Mapping[str, int] | None = None):
+    def __init__(
+        self, market: Market, limits: Limits, now_ms: Callable[[], int], weights: Mapping[str, int] | None = None
+    ):
         self.market, self.limits, self.now_ms = market, limits, now_ms
         self.venue = market.tape.venue
         self.weights = {**WEIGHTS[self.venue], **(weights or {})}
-        self.shift = lambda: 0             # diffs by which the next depth body is off
-        self.shift_ms = lambda: 0          # what is added to venue times of trades and bodies
+        self.shift = lambda: 0  # diffs by which the next depth body is off
+        self.shift_ms = lambda: 0  # what is added to venue times of trades and bodies
         self.served: dict[str, int] = {}
         self._budgets: dict[str, Budget] = {}
 
@@ -59,8 +61,11 @@ class Rest:
         more = {"X-MBX-USED-WEIGHT-1M": str(budget.used), "X-MBX-USED-WEIGHT": str(budget.used)}
         if status != 200:
             more["Retry-After"] = str(max(1, math.ceil(wait_s)))
-            text = (f"Way too much request weight used; IP banned until {self.now_ms() + round(wait_s * 1000)}." if status == 418
-                    else f"Too much request weight used; current limit is {self.limits.weight_per_window} a minute.")
+            text = (
+                f"Way too much request weight used; IP banned until {self.now_ms() + round(wait_s * 1000)}."
+                if status == 418
+                else f"Too much request weight used; current limit is {self.limits.weight_per_window} a minute."
+            )
             return self._error(status, -1003, text + " Use the websocket for live updates.", more)
         self.served[name] = self.served.get(name, 0) + 1
         try:
@@ -73,7 +78,9 @@ class Rest:
     def refuse(self, status: int) -> Answer:
         """Return the answer of a switched-off exchange, or of an overload."""
         text = TEXTS.get(status, "refused by the simulator")
-        return self._error(status, -1003 if status in (418, 429) else 0, text, {"Retry-After": "1"} if status in (418, 429) else {})
+        return self._error(
+            status, -1003 if status in (418, 429) else 0, text, {"Retry-After": "1"} if status in (418, 429) else {}
+        )
 
     @staticmethod
     def _error(status: int, code: int, text: str, headers: dict[str, str] | None = None) -> Answer:
@@ -141,8 +148,13 @@ class Rest:
         bids, asks = book.levels(min(limit, 5000))
         if self.venue == SPOT:
             return {"lastUpdateId": last_id, "bids": bids, "asks": asks}
-        return {"lastUpdateId": last_id, "E": self.now_ms(), "T": (book.time_ms or self.now_ms()) + self.shift_ms(),
-                "bids": bids, "asks": asks}
+        return {
+            "lastUpdateId": last_id,
+            "E": self.now_ms(),
+            "T": (book.time_ms or self.now_ms()) + self.shift_ms(),
+            "bids": bids,
+            "asks": asks,
+        }
 
     def _aggregates(self, symbol: str, limit: int, query: dict[str, str]) -> list[dict]:
         from_id, start_ms, end_ms = (self._whole(query, name) for name in ("fromId", "startTime", "endTime"))
@@ -151,7 +163,9 @@ class Rest:
         if start_ms is not None and end_ms is not None and (end_ms < start_ms or end_ms - start_ms > HOUR_MS):
             raise Refused(-1127, "More than 1 hours between startTime and endTime.")
         back = self.shift_ms()
-        return self.market.aggregates(symbol, limit, from_id, *(None if at is None else at - back for at in (start_ms, end_ms)))
+        return self.market.aggregates(
+            symbol, limit, from_id, *(None if at is None else at - back for at in (start_ms, end_ms))
+        )
 
     def _best(self, symbol: str) -> dict | None:
         row = self.market.best(symbol)
@@ -162,20 +176,56 @@ class Rest:
 
     def _exchange_info(self, query: dict[str, str], unit: int) -> dict:
         symbols = [self._symbol(query)] if "symbol" in query else self.market.tape.symbols
-        limit = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": self.limits.weight_per_window}
-        return {"timezone": "UTC", "serverTime": self.now_ms() * unit, "rateLimits": [limit], "exchangeFilters": [],
-                "symbols": [self._symbol_info(symbol) for symbol in symbols]}
+        limit = {
+            "rateLimitType": "REQUEST_WEIGHT",
+            "interval": "MINUTE",
+            "intervalNum": 1,
+            "limit": self.limits.weight_per_window,
+        }
+        return {
+            "timezone": "UTC",
+            "serverTime": self.now_ms() * unit,
+            "rateLimits": [limit],
+            "exchangeFilters": [],
+            "symbols": [self._symbol_info(symbol) for symbol in symbols],
+        }
 
     def _symbol_info(self, symbol: str) -> dict:
         steps = self.market.steps(symbol)
         base, quote = split_symbol(symbol)
-        filters = [{"filterType": "PRICE_FILTER", "minPrice": steps.tick, "maxPrice": "100000000", "tickSize": steps.tick},
-                   {"filterType": "LOT_SIZE", "minQty": steps.lot, "maxQty": "100000000", "stepSize": steps.lot}]
+        filters = [
+            {"filterType": "PRICE_FILTER", "minPrice": steps.tick, "maxPrice": "100000000", "tickSize": steps.tick},
+            {"filterType": "LOT_SIZE", "minQty": steps.lot, "maxQty": "100000000", "stepSize": steps.lot},
+        ]
         if self.venue == SPOT:
-            return {"symbol": symbol, "status": "TRADING", "baseAsset": base, "baseAssetPrecision": 8, "quoteAsset": quote,
-                    "quotePrecision": 8, "quoteAssetPrecision": 8, "orderTypes": ["LIMIT", "MARKET"], "isSpotTradingAllowed": True,
-                    "filters": filters, "permissions": [], "permissionSets": [["SPOT"]]}
-        return {"symbol": symbol, "pair": symbol.partition("_")[0], "contractType": "PERPETUAL", "status": "TRADING",
-                "baseAsset": base, "quoteAsset": quote, "marginAsset": quote, "pricePrecision": steps.price_decimals,
-                "quantityPrecision": steps.qty_decimals, "baseAssetPrecision": 8, "quotePrecision": 8, "underlyingType": "COIN",
-                "orderTypes": ["LIMIT", "MARKET"], "timeInForce": ["GTC", "IOC", "FOK", "GTX"], "filters": filters}
+            return {
+                "symbol": symbol,
+                "status": "TRADING",
+                "baseAsset": base,
+                "baseAssetPrecision": 8,
+                "quoteAsset": quote,
+                "quotePrecision": 8,
+                "quoteAssetPrecision": 8,
+                "orderTypes": ["LIMIT", "MARKET"],
+                "isSpotTradingAllowed": True,
+                "filters": filters,
+                "permissions": [],
+                "permissionSets": [["SPOT"]],
+            }
+        return {
+            "symbol": symbol,
+            "pair": symbol.partition("_")[0],
+            "contractType": "PERPETUAL",
+            "status": "TRADING",
+            "baseAsset": base,
+            "quoteAsset": quote,
+            "marginAsset": quote,
+            "pricePrecision": steps.price_decimals,
+            "quantityPrecision": steps.qty_decimals,
+            "baseAssetPrecision": 8,
+            "quotePrecision": 8,
+            "underlyingType": "COIN",
+            "orderTypes": ["LIMIT", "MARKET"],
+            "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
+            "filters": filters,
+        }

@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter, deque
 from collections.abc import Callable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -42,7 +42,7 @@ class Address:
     def __init__(self, path: str, venue: str):
         parts = urlsplit(path)
         query = parse_qs(parts.query)
-        steps = parts.path.strip("/").split("/")
+        steps = [unquote(step) for step in parts.path.strip("/").split("/")]
         self.category = None
         if venue == USDM and steps[0] in CATEGORIES:
             self.category, steps = steps[0], steps[1:]
@@ -70,7 +70,7 @@ class Client:
         self.combined = address.combined
         self.names: dict[str, None] = {}
         self.routes: dict[int, list[tuple[str, bytes | None]]] = {}
-        self.muted: set[int] = set()            # recorded streams that are silent here
+        self.muted: set[int] = set()  # recorded streams that are silent here
         self.misrouted = self.frozen = False
         self.unanswered: Callable[[], bool] = lambda: False
         self.backlog: deque[bytes] | None = None
@@ -143,7 +143,9 @@ class Client:
             if number not in routes or number in self.muted:
                 continue
             for name, form in routes[number]:
-                payload = frames[place] if form is None else form + tape.data(place) + b"}" if form else tape.data(place)
+                payload = (
+                    frames[place] if form is None else form + tape.data(place) + b"}" if form else tape.data(place)
+                )
                 if self.address.micro:
                     payload = in_microseconds(payload)
                 for change in changes:
@@ -206,7 +208,9 @@ class Client:
     def notice(self, event: dict) -> None:
         """Write a notice of the venue in the form of this socket."""
         if self.open:
-            payload = json.dumps({"stream": SHUTDOWN_STREAM, "data": event} if self.combined else event, separators=(",", ":")).encode()
+            payload = json.dumps(
+                {"stream": SHUTDOWN_STREAM, "data": event} if self.combined else event, separators=(",", ":")
+            ).encode()
             self.socket.transport.write(frame_head(len(payload)) + payload)
 
     async def control(self, message: str | bytes) -> None:
@@ -229,10 +233,14 @@ class Client:
             return refused(2, "Invalid request: missing field `method`")
         asked, method, params = request.get("id"), request["method"], request.get("params", [])
         if method not in METHODS:
-            return refused(2, f"Invalid request: unknown variant `{method}`, expected one of {', '.join(METHODS)}", asked)
+            return refused(
+                2, f"Invalid request: unknown variant `{method}`, expected one of {', '.join(METHODS)}", asked
+            )
         # the official SDK sends UUIDs, so hyphens must be among what is documented as alphanumeric
         if not (asked is None or type(asked) is int or isinstance(asked, str) and ID.fullmatch(asked)):
-            return refused(2, "Invalid request: request ID must be an integer, an alphanumeric string of at most 36 or null")
+            return refused(
+                2, "Invalid request: request ID must be an integer, an alphanumeric string of at most 36 or null"
+            )
         if method == "LIST_SUBSCRIPTIONS":
             return {"result": list(self.names), "id": asked}, bool
         if method in ("SUBSCRIBE", "UNSUBSCRIBE"):

@@ -16,20 +16,27 @@ from engine.sources.captures import STAMP_UNIT_NS, capture_symbol, probe_venue, 
 from engine.sources.files import RecordedFile
 from engine.sources.formats import CRYPTOFEED, HFTBACKTEST, sniff
 
-REST = "rest:"                 # begins the name under which a symbol's recorded REST depth bodies are kept
+REST = "rest:"  # begins the name under which a symbol's recorded REST depth bodies are kept
 SKIP_LIMIT = 100
 _REST_LINE = re.compile(rb"https?://\S+[?&]symbol=([^&\s]+)\S* -> ([0-9.]+): ?")
 _EVENT_MS = re.compile(rb'"E":(\d{13})\b')
 _DEPTH = re.compile(r"@depth(@\d+ms)?$")
 _MARK = re.compile(r"@markPrice(@1s)?$")
-Line = tuple[int, int, str, bytes]   # line number, receive time, stream, frame
+Line = tuple[int, int, str, bytes]  # line number, receive time, stream, frame
 
 
 class Tape:
     """Frames in the order they were received; `stream[i]` is a place in `streams`."""
 
-    def __init__(self, venue: str, recv_ns: list[int], stream: list[int], frames: list[bytes], streams: list[str],
-                 skipped: int = 0):
+    def __init__(
+        self,
+        venue: str,
+        recv_ns: list[int],
+        stream: list[int],
+        frames: list[bytes],
+        streams: list[str],
+        skipped: int = 0,
+    ):
         self.venue = venue
         self.recv_ns, self.stream, self.frames, self.streams = recv_ns, stream, frames, streams
         self.skipped = skipped
@@ -50,8 +57,11 @@ class Tape:
 
     def _venue_ahead_ns(self) -> int:
         """Return what to add to a receive time to have a venue time no stamp sent by then is after."""
-        ahead = [int(found[1]) * 1_000_000 - recv_ns for recv_ns, frame in zip(self.recv_ns, self.frames)
-                 if (found := _EVENT_MS.search(frame, 0, 200))]
+        ahead = [
+            int(found[1]) * 1_000_000 - recv_ns
+            for recv_ns, frame in zip(self.recv_ns, self.frames)
+            if (found := _EVENT_MS.search(frame, 0, 200))
+        ]
         return max(ahead, default=0)
 
     def place_at(self, at_s: float) -> int:
@@ -62,7 +72,7 @@ class Tape:
         """Return the payload of a frame without its envelope, byte for byte."""
         frame, prefix = self.frames[place], self.prefixes[self.stream[place]]
         if frame.startswith(prefix):
-            return frame[len(prefix):-1]
+            return frame[len(prefix) : -1]
         return bytes(wire.ENVELOPE.decode(frame).data)
 
     def find(self, name: str) -> int | None:
@@ -72,7 +82,7 @@ class Tape:
         for speeds in (_DEPTH, _MARK):
             if found := speeds.search(name):
                 for other, place in self.number.items():
-                    if speeds.search(other) and other.partition("@")[0] == name[:found.start()]:
+                    if speeds.search(other) and other.partition("@")[0] == name[: found.start()]:
                         return place
         return None
 
@@ -105,8 +115,10 @@ def load_tape(paths: Sequence[Path | str], venue: str | None = None, aggregates:
             if not name:
                 skipped += 1
                 if skipped > SKIP_LIMIT:
-                    raise BadInput(f"{file.path} line {number} is no frame, a depth body or a control answer; "
-                                   f"more than {SKIP_LIMIT} such lines, so this is no capture to replay")
+                    raise BadInput(
+                        f"{file.path} line {number} is no frame, a depth body or a control answer; "
+                        f"more than {SKIP_LIMIT} such lines, so this is no capture to replay"
+                    )
                 continue
             names.append(numbers.setdefault(name, len(numbers)))
             frames.append(frame)
@@ -118,15 +130,19 @@ def load_tape(paths: Sequence[Path | str], venue: str | None = None, aggregates:
     if aggregates:
         derive(venue, numbers, names, frames, times)
     order = np.argsort(np.array(times, np.int64), kind="stable").tolist()
-    return Tape(venue, [times[i] for i in order], [names[i] for i in order], [frames[i] for i in order], list(numbers), skipped)
+    return Tape(
+        venue, [times[i] for i in order], [names[i] for i in order], [frames[i] for i in order], list(numbers), skipped
+    )
 
 
 def _lines(file: RecordedFile, venue: str) -> Iterator[Line]:
     """Yield the stream and frame of every line; an empty stream is a line that is not understood."""
     form = sniff(file)
     if form not in (HFTBACKTEST, CRYPTOFEED):
-        raise BadInput(f"{file.path} is a {form.name} file; the exchange replays raw frames, as hftbacktest and "
-                       "cryptofeed captures hold them")
+        raise BadInput(
+            f"{file.path} is a {form.name} file; the exchange replays raw frames, as hftbacktest and "
+            "cryptofeed captures hold them"
+        )
     symbol = capture_symbol(file, venue) if form is HFTBACKTEST else ""
     for number, line in file.lines():
         try:
@@ -137,7 +153,7 @@ def _lines(file: RecordedFile, venue: str) -> Iterator[Line]:
             elif line.startswith(b"configuration: ") or b" <-> " in line[:4096] and line.startswith((b"ws", b"http")):
                 continue
             elif rest := _REST_LINE.match(line):
-                recv_ns, frame, named = seconds_ns(rest[2]), line[rest.end():], rest[1].decode().upper()
+                recv_ns, frame, named = seconds_ns(rest[2]), line[rest.end() :], rest[1].decode().upper()
             else:
                 stamp, _, frame = line.partition(b": ")
                 recv_ns, named = seconds_ns(stamp), ""
@@ -158,7 +174,11 @@ def category(venue: str, name: str) -> str:
     if venue == SPOT:
         return "public"
     kind = name.partition("@")[2].partition("@")[0]
-    return "public" if kind in ("bookTicker", "trade", "rpiDepth") or kind.startswith("depth") or name == "!bookTicker" else "market"
+    return (
+        "public"
+        if kind in ("bookTicker", "trade", "rpiDepth") or kind.startswith("depth") or name == "!bookTicker"
+        else "market"
+    )
 
 
 VENUES = {"usdm": USDM, "spot": SPOT, USDM: USDM, SPOT: SPOT}

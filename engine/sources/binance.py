@@ -195,8 +195,10 @@ class Group:
         self._rotate.clear()
         while True:
             turn = asyncio.create_task(self._rotate.wait())
-            await asyncio.wait({current.ended, turn}, timeout=max(0.0, due_s - clock.monotonic_s()), return_when=asyncio.FIRST_COMPLETED)
-            turn.cancel()
+            try:
+                await asyncio.wait({current.ended, turn}, timeout=max(0.0, due_s - clock.monotonic_s()), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                turn.cancel()
             if current.ended.done():
                 return
             self._rotate.clear()

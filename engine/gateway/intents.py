@@ -1,0 +1,82 @@
+"""What the gateway is about to do, written down before it is done: append-only JSON lines, on the disk before the order goes out."""
+
+import json
+import os
+from pathlib import Path
+
+from engine.errors import BadInput
+
+DAY_NS, MINUTE_NS = 86_400 * 10**9, 60 * 10**9
+BEGIN, ATTEMPT, END = "begin", "attempt", "end"
+
+
+class IntentJournal:
+    """One `begin` per decision, one `attempt` per order sent for it, one `end`; it remembers across restarts.
+
+    With no path it is kept in memory, for simulations.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.decisions: dict[str, dict] = {}
+        self.begun_ns: list[int] = []
+        self.file = None
+        if path is None:
+            return
+        torn = self._read(path) if path.exists() else False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab")
+        if torn:
+            self.file.write(b"\n")
+
+    def _read(self, path: Path) -> bool:
+        """Take what an earlier process wrote; return whether its last line is cut off."""
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                if number < len(lines) - 1 and not line.startswith(b'{"what"'):
+                    raise BadInput(f"{path}, line {number}: not an entry of the gateway's journal; do not edit it") from None
+        return bool(lines[-1])
+
+    def _take(self, entry: dict) -> None:
+        if entry["what"] == BEGIN:
+            self.decisions[entry["decision"]] = entry | {"attempts": [], "end": None}
+            self.begun_ns.append(entry["at_ns"])
+        elif entry["what"] == ATTEMPT:
+            self.decisions[entry["decision"]]["attempts"].append(entry)
+        else:
+            self.decisions[entry["decision"]]["end"] = entry
+
+    def write(self, what: str, decision: str, at_ns: int, **fields) -> None:
+        """Append one entry; when this returns it is on the disk."""
+        entry = {"what": what, "decision": decision, "at_ns": at_ns} | fields
+        if self.file is not None:
+            self.file.write(json.dumps(entry).encode() + b"\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        self._take(entry)
+
+    def known(self, decision: str) -> dict | None:
+        """Return what is on record for a decision."""
+        return self.decisions.get(decision)
+
+    def unfinished(self) -> list[dict]:
+        """Return the decisions that were begun and never ended, oldest first."""
+        return [entry for entry in self.decisions.values() if entry["end"] is None]
+
+    def since(self, now_ns: int, span_ns: int) -> int:
+        """Return how many decisions were begun in the time before now."""
+        count = 0
+        for at_ns in reversed(self.begun_ns):
+            if at_ns <= now_ns - span_ns:
+                break
+            count += 1
+        return count
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.file is not None:
+            self.file.close()

@@ -1,0 +1,337 @@
+"""The gateway to MetaTrader 5: closes, reduces and tightens, once per decision, and refuses everything else.
+
+Every action is a generator of waits, so that one thread can see to many positions; `act` runs one to its end.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from engine.gateway.client import LinkLost
+from engine.gateway.intents import ATTEMPT, BEGIN, DAY_NS, END, MINUTE_NS, IntentJournal
+from engine.gateway.orders import (
+    DONE,
+    FAILED,
+    REFUSED,
+    SLTP,
+    UNKNOWN,
+    Exit,
+    Limits,
+    Outcome,
+    Plan,
+    Refusal,
+    check_exit,
+    fillings,
+    frozen,
+    keep_lots,
+    plan_deal,
+    plan_stop,
+)
+from engine.gateway.outcomes import book_outcome
+from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, reached, settle
+from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
+from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
+from engine.gateway.server_clock import ServerClock
+from engine.gateway.view import BROKEN, QuoteAges, Reader, Unreadable, View
+from engine.instruments import Instrument
+from engine.kernel.records import PARTIAL, REJECTED, TIGHTEN
+
+LOOKS, LOOK_AGAIN_S = 8, 0.25
+FREEZE_WAIT_S, FREEZE_WAITS = 1.0, 5
+Steps = Generator[float, None, Outcome]
+
+
+@dataclass
+class Work:
+    """One action under way."""
+
+    exit: Exit
+    sends: int = 0
+    retcodes: list[int] = field(default_factory=list)
+    met: dict[str, int] = field(default_factory=dict)      # how often each answer was met
+    filling: int = 0                                       # index into the symbol's modes
+    resends: int = 0
+    first: View | None = None
+    reason: str = ""
+
+
+class End(Exception):
+    """An action is over: its state and why."""
+
+    def __init__(self, state: str, reason: str, view: View | None = None):
+        super().__init__(reason)
+        self.state, self.reason, self.view = state, reason, view
+
+
+class Gateway:
+    """Acts on the positions of one terminal through a link; `alarm` hears of every end that needs a person."""
+
+    def __init__(self, link, limits: Limits, journal: IntentJournal, clock, instruments: dict[str, Instrument], *,
+                 server: ServerClock | None = None, alarm: Callable[[str], None] = lambda text: None):
+        self.link, self.limits, self.journal, self.clock, self.instruments = link, limits, journal, clock, instruments
+        self.reader = Reader(link, clock, limits.accounts)
+        self.ages = QuoteAges(server)
+        self.alarm = alarm
+        self.busy: dict[int, Work] = {}
+        self.doubt_until_ns: dict[int, int] = {}
+        self.queue: list[tuple[int, int, Steps]] = []
+        self.count = 0
+
+    def act(self, exit: Exit) -> Outcome:
+        """Do one action to its end; return how it ended."""
+        steps = self.steps(exit)
+        while True:
+            try:
+                self.clock.sleep_s(next(steps))
+            except StopIteration as end:
+                return end.value
+
+    def start(self, exit: Exit) -> None:
+        """Begin one action; `poll` brings it on."""
+        self.count += 1
+        heapq.heappush(self.queue, (self.clock.now_ns(), self.count, self.steps(exit)))
+
+    def poll(self) -> list[Outcome]:
+        """Bring on every action that is due; return those that ended."""
+        ended = []
+        while self.queue and self.queue[0][0] <= self.clock.now_ns():
+            _, number, steps = heapq.heappop(self.queue)
+            try:
+                wait_s = next(steps)
+                heapq.heappush(self.queue, (self.clock.now_ns() + max(round(wait_s * 1e9), 1), number, steps))
+            except StopIteration as end:
+                ended.append(end.value)
+        return ended
+
+    def steps(self, exit: Exit) -> Steps:
+        """Yield seconds to wait; return how the action ended. What is on record already is answered from there."""
+        known = self.journal.known(exit.decision)
+        if known is not None:
+            return Outcome(**{key: value for key, value in known["end"]["outcome"].items()}) if known["end"] else Outcome(
+                exit.decision, UNKNOWN, "it was begun before and is not reconciled yet", REJECTED)
+        try:
+            self._allow(exit)
+        except Refusal as refusal:
+            return self._end(Work(exit), REFUSED, str(refusal), None)
+        work = self.busy[exit.identifier] = Work(exit)
+        try:
+            yield from self._run(work)
+            raise AssertionError("an action ends by an End")
+        except End as end:
+            return self._end(work, end.state, end.reason, end.view)
+        finally:
+            del self.busy[exit.identifier]
+
+    def _allow(self, exit: Exit) -> None:
+        """Raise Refusal for what needs no look at the broker to be refused."""
+        limits, now_ns = self.limits, self.clock.now_ns()
+        check_exit(exit)
+        if self.killed():
+            raise Refusal(f"the kill switch is on ({limits.kill_file})")
+        if exit.symbol not in limits.symbols or exit.symbol not in self.instruments:
+            raise Refusal(f"symbol {exit.symbol} is not among those allowed")
+        if exit.identifier in self.busy:
+            raise Refusal(f"another action on position {exit.identifier} is under way")
+        if now_ns < self.doubt_until_ns.get(exit.identifier, 0):
+            raise Refusal(f"an earlier request for position {exit.identifier} is in doubt")
+        if self.journal.since(now_ns, MINUTE_NS) >= limits.actions_per_minute:
+            raise Refusal(f"the limit of {limits.actions_per_minute} actions a minute is reached")
+        if self.journal.since(now_ns, DAY_NS) >= limits.actions_per_day:
+            raise Refusal(f"the limit of {limits.actions_per_day} actions a day is reached")
+
+    def killed(self) -> bool:
+        """Tell whether the kill switch is on."""
+        return self.limits.kill_file is not None and self.limits.kill_file.exists()
+
+    def _look(self, work: Work) -> Generator[float, None, View]:
+        """Return a look that may be acted on; end the action when there is none."""
+        exit, reason, state = work.exit, "", FAILED if work.sends else REFUSED
+        for _ in range(LOOKS):
+            try:
+                view = self.reader.look(exit.identifier, exit.symbol)
+            except Unreadable as unreadable:
+                reason = str(unreadable)
+                if unreadable.fatal:
+                    break
+                yield LOOK_AGAIN_S
+                continue
+            age_s = self.ages.age_s(exit.symbol, view.tick, view.at_ns)
+            if view.position is None:
+                reason = f"position {exit.identifier} is not there"
+                if work.met.get("absent") and view.deals:
+                    raise End(DONE if work.sends else REFUSED, f"{reason}: closed already", view)
+                work.met["absent"] = 1
+            elif not view.trading:
+                raise End(state, "Algo Trading, or the Python API, is switched off in the terminal", view)
+            elif (view.position["type"] == 0) != (exit.side > 0):
+                raise End(state, f"position {exit.identifier} is on the other side", view)
+            elif view.orders:
+                reason = f"another order for position {exit.identifier} is alive"
+            elif age_s is None or age_s > self.limits.max_quote_age_s:
+                reason = f"the quote is {'of unknown age' if age_s is None else f'{age_s:.1f} s old'}"
+            elif (spread_bps := (view.tick["ask"] - view.tick["bid"]) / view.tick["bid"] * 1e4) > self.limits.max_spread_bps:
+                reason = f"the spread is {spread_bps:.1f} bps"
+            else:
+                return view
+            yield LOOK_AGAIN_S
+        raise End(state, reason)
+
+    def _plan(self, work: Work, view: View) -> Plan:
+        """Return the next request; end the action when there is nothing to do or it cannot be done."""
+        exit, instrument, state = work.exit, self.instruments[work.exit.symbol], FAILED if work.sends else REFUSED
+        try:
+            if exit.action == TIGHTEN:
+                return plan_stop(exit, view.position, view.spec, view.tick, instrument)
+            modes = fillings(view.spec)
+            if work.filling >= len(modes):
+                raise Refusal(f"{exit.symbol} takes none of the filling modes")
+            keep = keep_lots(exit, instrument)
+            plan = plan_deal(exit, view.position, view.spec, view.tick, keep, self.limits, modes[work.filling], token(exit.decision))
+            share = (view.position["volume"] - keep) / (work.first or view).position["volume"]
+            if share > self.limits.max_share + 1e-9:
+                raise Refusal(f"{share:.0%} of the position would be closed, {self.limits.max_share:.0%} is allowed in one action")
+            return plan
+        except Refusal as refusal:
+            raise End(state, str(refusal), view) from None
+
+    def _run(self, work: Work) -> Generator[float, None, None]:
+        """Look, plan, send, judge the answer, and again; it ends by raising End."""
+        begun_ns = self.clock.now_ns()
+        while self.clock.now_ns() - begun_ns < self.limits.give_up_s * 1e9:
+            view = yield from self._look(work)
+            if work.first and work.exit.action == PARTIAL and view.position["volume"] <= keep_lots(
+                    work.exit, self.instruments[work.exit.symbol]) + 1e-9:
+                raise End(DONE, "", view)
+            if frozen(view.position, view.spec, view.tick):
+                yield from self._again(work, Code("FROZEN", "wait", FREEZE_WAITS, FREEZE_WAIT_S, "the price is inside the freeze level"))
+                continue
+            plan = self._plan(work, view)
+            if self.killed():
+                raise End(FAILED if work.sends else REFUSED, f"the kill switch is on ({self.limits.kill_file})", view)
+            self._begin(work, view, plan)
+            code, reply = self._send(work, view, plan)
+            yield from self._judge(work, view, plan, code, reply)
+        raise End(FAILED, f"not done within {self.limits.give_up_s:.0f} s; {work.reason}".rstrip("; "))
+
+    def _begin(self, work: Work, view: View, plan: Plan) -> None:
+        """Write the decision down before the first request, and each request before it goes out."""
+        now_ns, position = self.clock.now_ns(), view.position
+        if work.first is None:
+            work.first = view
+            self.journal.write(BEGIN, work.exit.decision, now_ns, exit=vars(work.exit) | {}, login=view.login, netting=view.netting,
+                               position={key: position[key] for key in ("ticket", "identifier", "volume", "sl", "tp", "type")},
+                               deals=[row["ticket"] for row in view.deals], orders=[row["ticket"] for row in view.past_orders],
+                               keep_lots=plan.keep_lots, stop=plan.stop, server_msc=view.tick["time_msc"])
+        work.sends += 1
+        self.journal.write(ATTEMPT, work.exit.decision, now_ns, intent=f"{work.exit.decision}/{work.sends}", request=plan.request,
+                           volume=position["volume"], stop=plan.stop)
+
+    def _send(self, work: Work, view: View, plan: Plan) -> tuple[Code, dict]:
+        """Send one request; return the class of the answer, and the answer."""
+        message = {"call": "order_send", "intent": f"{work.exit.decision}/{work.sends}", "request": plan.request,
+                   "login": view.login, "keep": plan.keep_lots}
+        try:
+            reply = self.link.ask(message)
+        except LinkLost as lost:
+            work.reason = str(lost)
+            self.link.restart()
+            return NO_ANSWER, {}
+        if not reply["ok"]:
+            work.reason = f"the worker refused: {reply['refused']}"
+            return Code("REFUSED", FRESH, 2, 0.2, work.reason), {}
+        result, error = reply["result"], reply["error"]
+        if result is None and error[0] in BROKEN:
+            self.link.restart()
+        retcode = result["retcode"] if result else None
+        code = classify(retcode, error[0])
+        work.retcodes.append(retcode if result else error[0])
+        work.reason = f"{work.retcodes[-1]} {code.name}: {code.mend or error[1]}"
+        return code, result or {}
+
+    def _again(self, work: Work, code: Code) -> Generator[float, None, None]:
+        """Wait as the answer asks for and go on, unless it was met too often."""
+        work.met[code.name] = work.met.get(code.name, 0) + 1
+        if work.met[code.name] > code.most:
+            raise End(FAILED if work.sends else REFUSED, work.reason or code.mend)
+        yield code.wait_s
+
+    def _judge(self, work: Work, view: View, plan: Plan, code: Code, reply: dict) -> Generator[float, None, None]:
+        """Do what the class of an answer asks for; returning means to look and plan again."""
+        if code.kind == STOP:
+            raise End(FAILED, work.reason)
+        if code.kind == NEXT_FILLING:
+            work.filling += 1
+        if code.kind not in (OK, PART, FOLLOW, ASK, GONE):
+            yield from self._again(work, code)
+            return
+        found, seen = None, None
+        for step in settle(self.reader, work.exit, plan, before(view), self.limits):
+            if isinstance(step, tuple):
+                found, seen = step
+            else:
+                yield step
+        if found == REACHED:
+            own = work.exit.action == TIGHTEN or any(row["magic"] == self.limits.magic for row in seen.deals)
+            if code.kind == ASK and not own:
+                self._doubt(work.exit.identifier, self.limits.settle_s)
+            raise End(DONE, "" if code.kind == OK else work.reason, seen)
+        if found in (CHANGED, DEAD):
+            yield from self._again(work, Code(code.name, code.kind, max(code.most, 2), code.wait_s))
+            return
+        may_resend = code.kind in (ASK, GONE) and (plan.request["action"] == SLTP or not view.netting)
+        if found == NOTHING and may_resend and work.resends < self.limits.resends:
+            work.resends += 1
+            return
+        self._doubt(work.exit.identifier, self.limits.doubt_s)
+        raise End(UNKNOWN, f"{work.reason}; the position shows nothing of it, its broker-side stop stays", seen)
+
+    def _doubt(self, identifier: int, seconds: float) -> None:
+        self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
+
+    def _end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
+        """Write the end down and return it; what was never begun is only counted, a refusal may be asked again."""
+        outcome = book_outcome(work.exit, state, reason, work.first, view, self.limits.magic, token(work.exit.decision))
+        outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
+        if work.first is not None:
+            self.journal.write(END, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
+        if state in (FAILED, UNKNOWN):
+            self.alarm(f"{work.exit.decision}, position {work.exit.identifier}: {state}: {reason}")
+        return outcome
+
+    def recover(self) -> list[Outcome]:
+        """Find out what became of every decision that was begun and not ended, sending nothing; return how each ended."""
+        done = []
+        for entry in self.journal.unfinished():
+            work = Work(Exit(**entry["exit"]), sends=len(entry["attempts"]))
+            steps = self._recover(work, entry)
+            while True:
+                try:
+                    self.clock.sleep_s(next(steps))
+                except StopIteration:
+                    raise AssertionError("a recovery ends by an End") from None
+                except End as end:
+                    done.append(self._end(work, end.state, end.reason, end.view))
+                    break
+        return done
+
+    def _recover(self, work: Work, entry: dict) -> Generator[float, None, None]:
+        from engine.gateway.recovery import first_look, last_plan
+        work.first = first_look(entry)
+        if not work.sends:
+            raise End(FAILED, "ended before anything was sent")
+        plan = last_plan(entry)
+        for step in settle(self.reader, work.exit, plan, before(work.first), self.limits):
+            if isinstance(step, tuple):
+                found, seen = step
+                if found in (REACHED, CHANGED, DEAD):
+                    full = found == REACHED or seen.position is not None and reached(seen, work.exit, plan)
+                    raise End(DONE if full else FAILED, "found after a restart" if full else "done in part, or refused, before a restart", seen)
+                self._doubt(work.exit.identifier, self.limits.doubt_s)
+                raise End(FAILED if found == NOTHING else UNKNOWN, "the position shows nothing of what was sent before a restart", seen)
+            yield step
+
+
+def token(decision: str) -> str:
+    """Return the short comment that marks the orders of a decision."""
+    return "tg" + hashlib.sha256(decision.encode()).hexdigest()[:10]

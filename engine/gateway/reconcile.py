@@ -1,0 +1,80 @@
+"""After an answer that says nothing, or says it too early: watch the broker until it is known what became of the request."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.gateway.orders import GUARD_LOTS, MISSING, SLTP, Exit, Limits, Plan, tighter
+from engine.gateway.view import Reader, Unreadable, View
+
+POLL_S = 0.25
+REJECTED_STATES = (2, 5, 6)            # cancelled, rejected, expired
+REACHED, CHANGED, DEAD, NOTHING, UNCLEAR = "reached", "changed", "dead", "nothing", "unclear"
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was known right before a request went out."""
+
+    volume: float
+    deals: frozenset[int]
+    orders: frozenset[int]             # past ones
+
+
+def before(view: View) -> Before:
+    """Return what has to be remembered of a look."""
+    return Before(view.position["volume"], frozenset(row["ticket"] for row in view.deals),
+                  frozenset(row["ticket"] for row in view.past_orders))
+
+
+def reached(view: View, exit: Exit, plan: Plan) -> bool:
+    """Tell whether the position is where the decision wants it, whoever brought it there."""
+    if view.position is None:
+        return bool(view.deals)        # gone, and a deal says so; without one the link may be lying
+    if (view.position["type"] == 0) != (exit.side > 0):
+        return True                    # reversed by hand: what the decision was about is gone
+    if plan.request["action"] == SLTP:
+        return not tighter(exit.side, plan.stop, view.position["sl"])
+    return view.position["volume"] <= plan.keep_lots + GUARD_LOTS
+
+
+def ended(view: View, known: Before, magic: int) -> bool:
+    """Tell whether an order of ours is in the past that executed nothing."""
+    fresh = [row for row in view.past_orders if row["ticket"] not in known.orders and row["magic"] == magic]
+    return bool(fresh) and all(row["state"] in REJECTED_STATES and row["volume_current"] >= row["volume_initial"] - GUARD_LOTS for row in fresh)
+
+
+def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits) -> Iterator[float | tuple[str, View | None]]:
+    """Yield seconds to wait, and at last (what was found, the look that showed it)."""
+    begun_ns, healthy_ns, view = reader.clock.now_ns(), MISSING, None
+    gone = 0
+    while reader.clock.now_ns() - begun_ns < limits.give_up_s * 1e9:
+        yield POLL_S
+        try:
+            view = reader.look(exit.identifier, exit.symbol)
+        except Unreadable:
+            healthy_ns, gone = MISSING, 0
+            continue
+        if healthy_ns == MISSING or view.orders:
+            healthy_ns = view.at_ns        # an order that is alive is waited for, never sent again
+        gone = gone + 1 if view.position is None else 0
+        if view.position is None and gone < 2:
+            continue
+        if view.orders:
+            continue
+        if reached(view, exit, plan):
+            yield REACHED, view
+            return
+        if view.position is not None and plan.request["action"] != SLTP:
+            closed = sum(row["volume"] for row in view.deals if row["ticket"] not in known.deals)
+            if closed > 0:
+                if view.position["volume"] <= known.volume - closed + GUARD_LOTS:
+                    yield CHANGED, view
+                    return
+                continue                   # the deal is here before the position shows it
+            if ended(view, known, limits.magic):
+                yield DEAD, view
+                return
+        if view.position is not None and view.at_ns - healthy_ns >= limits.settle_s * 1e9:
+            yield NOTHING, view
+            return
+    yield UNCLEAR, view
