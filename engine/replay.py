@@ -181,7 +181,7 @@ class Tally:
         told = decisions[np.isin(decisions["result"], (R.ACTED, R.ALERTED, R.SHADOWED))]
         np.add.at(self.by_rule, (told["rule"], told["action"]), 1)
         np.add.at(self.by_code, fills["code"], 1)
-        done = fills[(fills["volume_left"] == 0) & (fills["risk_ticks"] != R.MISSING)]
+        done = fills[(fills["volume_left"] == 0) & (fills["risk_ticks"] != R.MISSING) & (fills["price_ticks"] != R.MISSING)]
         self.closed_r.append(done["side"] * (done["price_ticks"] - done["entry_ticks"]) / done["risk_ticks"])
 
     def result(self, rules: list[str]) -> dict:

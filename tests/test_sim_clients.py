@@ -1,6 +1,6 @@
 """Clients nobody here wrote connect to the exchange simulator, and those that keep a book build the right one.
 
-They come with the dependency group `clients`; a test whose client is not installed is skipped.
+They are listed in tests/clients.txt; a test whose client is not installed is skipped.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def client(name: str):
     try:
         return importlib.import_module(name)
     except ImportError:
-        pytest.skip(f"{name} is not installed; it comes with the dependency group 'clients'")
+        pytest.skip(f"{name} is not installed; see tests/clients.txt")
 
 
 @pytest.fixture(params=["usdm", pytest.param("spot", marks=pytest.mark.slow)])
