@@ -33,6 +33,7 @@ def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
     add_recording(command)
     add_sessions(command)
     add_replay(command)
+    add_analysis(command)
     add_measuring(command)
     return parser
 
@@ -110,6 +111,18 @@ def add_sessions(command: Callable) -> None:
     sub.add_argument("query", metavar="QUERY", help='such as "select side, sum(qty) from trades group by side"')
     sub = command("rules", "list the exit rules, their presets and parameters")
     sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+
+
+def add_analysis(command: Callable) -> None:
+    """Add the analysis for a person and for a model."""
+    sub = command("analyse", "order flow first, at any moment of a session: one screen, or JSON")
+    sub.add_argument("session", metavar="SESSION", help="name or folder")
+    sub.add_argument("symbol", metavar="SYMBOL", help="venue or broker symbol")
+    sub.add_argument("--at", metavar="TIME", help="+120s from the start, ISO time, or ns (default: the end)")
+    sub.add_argument("--direction", choices=["BUY", "SELL", "HOLD"], help="the recommendation to hold it against")
+    sub = command("mcp", "the same for a model, over MCP: read-only, no tool can trade")
+    sub.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
+    sub.add_argument("--port", type=int, default=0, help="for http, on loopback (default: a free one)")
 
 
 def add_replay(command: Callable) -> None:

@@ -46,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
             "rules": rules,
             "replay": replay,
             "measure": measure,
+            "analyse": analyse,
+            "mcp": mcp,
             "sweep": sweep,
         }
     )
@@ -322,6 +324,22 @@ def sweep(args: argparse.Namespace) -> None:
             seed=args.seed,
         )
     show(args, result, *screen.sweep_parts(result))
+
+
+def analyse(args: argparse.Namespace) -> None:
+    """Show the analysis of a moment."""
+    from engine.analysis.summary import analyse as run
+    from engine.analysis.summary import screen_parts
+
+    result = run(find_session(args), args.symbol, at=args.at, direction=args.direction, detail="full")
+    show(args, result, screen_parts(result))
+
+
+def mcp(args: argparse.Namespace) -> None:
+    """Serve the analysis to a model."""
+    from engine.analysis.server import serve
+
+    serve(args.data, transport=args.transport, port=args.port, say=lambda told: print(json.dumps(told), file=sys.stderr, flush=True))
 
 
 def make_plan(args: argparse.Namespace, session):

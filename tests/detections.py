@@ -17,9 +17,12 @@ from engine.replay import Feed
 from engine.run import Run, Settings
 
 S = 1_000_000_000
-WARM_S = 130.0                 # by then every feature is known
+WARM_S = 130.0  # by then every feature is known
 # a long and a short of every age up to a minute are always open, far from their stops
 ENTRIES = "every=10s,side=both,sl=150bps,max=60s,start=30s"
+
+
+Planter = Callable[[float, int], tuple[Plant, ...]]  # from a time and a side
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class Hunt:
     """One market searched for plants of one kind by one rule."""
 
     config: MarketConfig
-    rule: str                  # name[:preset]
-    kind: str                  # of the labels
-    threatens: int             # label side * this = side of the position in danger
-    after_s: float = 2.0       # how long after a label's end a fire still counts: what is left of the rule's window
-    together_s: float = 2.0    # fires for one side that follow each other this closely are one alarm
+    rule: str  # name[:preset]
+    kind: str  # of the labels
+    threatens: int  # label side * this = side of the position in danger
+    after_s: float = 2.0  # how long after a label's end a fire still counts: what is left of the rule's window
+    together_s: float = 2.0  # fires for one side that follow each other this closely are one alarm
     changes: tuple[str, ...] = ()
     actions: tuple[int, ...] = (R.TIGHTEN, R.PARTIAL, R.CLOSE)
     # what `plan_of` reads
@@ -47,11 +50,12 @@ class Hunt:
         return f"{self.rule}=shadow"
 
 
-def spread_out(make: Callable[[float, int], Plant], gap_s: float, duration_s: float, seed: int, from_s: float = WARM_S) -> tuple[Plant, ...]:
-    """Return plants made for a time and a side drawn from a seed, each in the middle of its own stretch of the session, give or take 3 s."""
+def spread_out(make: Planter, gap_s: float, duration_s: float, seed: int, from_s: float = WARM_S) -> tuple[Plant, ...]:
+    """Return plants of drawn side, each within 3 s of the middle of its own stretch of the session."""
     draw = np.random.default_rng(seed)
     number = int((duration_s - from_s) // gap_s)
-    return tuple(make(from_s + (n + 0.5) * gap_s + float(draw.uniform(-3.0, 3.0)), int(draw.choice((-1, 1)))) for n in range(number))
+    moments = [from_s + (n + 0.5) * gap_s + float(draw.uniform(-3.0, 3.0)) for n in range(number)]
+    return tuple(plant for at_s in moments for plant in make(at_s, int(draw.choice((-1, 1)))))
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,30 @@ class Found:
     plants: int
     fires: int
     hits: int
-    on_decoys: int             # alarms for either side from the start of a decoy to its end and a little
+    decoys: int
+    on_decoys: int  # alarms for either side from the start of a decoy to its end and a little
     delays_s: tuple[float, ...]
     hours: float
 
     def __add__(self, other: "Found") -> "Found":
-        return Found(self.plants + other.plants, self.fires + other.fires, self.hits + other.hits,
-                     self.on_decoys + other.on_decoys, self.delays_s + other.delays_s,
-                     self.hours + other.hours)
+        return Found(
+            self.plants + other.plants,
+            self.fires + other.fires,
+            self.hits + other.hits,
+            self.decoys + other.decoys,
+            self.on_decoys + other.on_decoys,
+            self.delays_s + other.delays_s,
+            self.hours + other.hours,
+        )
 
 
 def alarms(hunt: Hunt, session) -> list[tuple[int, int]]:
     """Return time and position side of each alarm, in order of time."""
     plan = plan_of(session, hunt)
     desk = open_desk(session.instruments, plan.model.tick_size)
-    run = Run(desk.pairs, [plan.choices], [plan.settings], slots=most_open(plan.trades, session.manifest["last_recv_ns"]) + 2)
+    run = Run(
+        desk.pairs, [plan.choices], [plan.settings], slots=most_open(plan.trades, session.manifest["last_recv_ns"]) + 2
+    )
     logged = np.concatenate([run.feed(chunk)[0] for chunk in Feed(plan, desk)])
     sides = {trade.ticket: trade.side for trade in plan.trades}
     found, last, together_ns = [], {}, round(hunt.together_s * S)
@@ -88,7 +101,7 @@ def alarms(hunt: Hunt, session) -> list[tuple[int, int]]:
 
 
 def hunted(hunt: Hunt) -> Found:
-    """Generate, import, run, and match greedily in time: each label takes the first free alarm from its start to its end and a little."""
+    """Generate, import, run, match: each label takes the first free alarm from its start to a little past its end."""
     with tempfile.TemporaryDirectory() as folder:
         session, planted = recorded(hunt.config, Path(folder))
         fires = alarms(hunt, session)
@@ -101,4 +114,6 @@ def hunted(hunt: Hunt) -> Found:
         place = next((n for n, (at, of) in enumerate(free) if of == side and label["start_ns"] <= at <= end_ns), None)
         if place is not None:
             delays.append((free.pop(place)[0] - label["start_ns"]) / S)
-    return Found(len(labels), len(fires), len(delays), fooled, tuple(delays), hunt.config.duration_s / 3600)
+    return Found(
+        len(labels), len(fires), len(delays), len(decoys), fooled, tuple(delays), hunt.config.duration_s / 3600
+    )

@@ -1,4 +1,4 @@
-"""Helpers of the measuring tests: generated markets by the recording's door, measured, many at once; labels matched to fires."""
+"""Helpers of the measuring tests: generated markets by the recording's door, measured, many at once."""
 
 import multiprocessing
 import tempfile
@@ -21,9 +21,17 @@ PROCESSES = 2
 MS = 1_000_000
 # trades that do not overlap, and rules that fire on a third to a half of them
 NULL_ENTRIES = "every=10s,side=alternate,sl=6bps,tp=6bps,max=10s,start=65s"
-OFTEN = ("order_flow.score=15", "order_flow.min_volume_ratio=0", "order_flow.min_trades=10", "order_flow.dwell_ms=100",
-         "momentum_reversal.arm_z=0", "momentum_reversal.arm_r=0", "momentum_reversal.fire_z=0.8",
-         "momentum_reversal.give_back=0", "momentum_reversal.floor_bps=0")
+OFTEN = (
+    "order_flow.score=15",
+    "order_flow.min_volume_ratio=0",
+    "order_flow.min_trades=10",
+    "order_flow.dwell_ms=100",
+    "momentum_reversal.arm_z=0",
+    "momentum_reversal.arm_r=0",
+    "momentum_reversal.fire_z=0.8",
+    "momentum_reversal.give_back=0",
+    "momentum_reversal.floor_bps=0",
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,15 @@ def often(*rules: str) -> tuple[str, ...]:
 
 def null_market(seed: int, **changes) -> MarketConfig:
     """Return eight minutes with no edge in them, of less traffic than the default so that many can be had."""
-    settings = {"duration_s": 480.0, "trades_per_s": 12.0, "quotes_per_s": 24.0, "frames_per_s": 4.0, "level_updates_per_side": 6,
-                "broker_spread_bps": 0.5, **changes}
+    settings = {
+        "duration_s": 480.0,
+        "trades_per_s": 12.0,
+        "quotes_per_s": 24.0,
+        "frames_per_s": 4.0,
+        "level_updates_per_side": 6,
+        "broker_spread_bps": 0.5,
+        **changes,
+    }
     return MarketConfig(seed=seed, **settings)
 
 
@@ -82,3 +97,10 @@ def side_by_side(work: Callable, jobs: Iterable) -> list:
         with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
             done += pool.map(work, rest, chunksize=2)
     return done
+
+
+def table(title: str, heads: str, rows: list[tuple]) -> None:
+    """Show a table of what was measured; pytest prints it when a test fails, or with -s."""
+    print(f"\n{title}\n{heads}")
+    for row in rows:
+        print("  ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))

@@ -86,10 +86,12 @@ def test_the_official_client_lists_and_calls_every_tool(data, calls, mode):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_fastmcp_client_lists_and_calls_every_tool(data, calls):
+    """Another client, over HTTP with the token."""
     fastmcp = pytest.importorskip("fastmcp", reason="FastMCP is not installed: pip install fastmcp")
+    from fastmcp.client.transports import StreamableHttpTransport
 
-    async def work():
-        async with fastmcp.Client(build_server(data)) as client:
+    async def work(url: str):
+        async with fastmcp.Client(StreamableHttpTransport(url, headers={"Authorization": "Bearer right"})) as client:
             assert [tool.name for tool in await client.list_tools()] == TOOLS
             for name, each in calls.items():
                 for arguments in each:
@@ -98,7 +100,8 @@ def test_the_fastmcp_client_lists_and_calls_every_tool(data, calls):
             assert [prompt.name for prompt in await client.list_prompts()] == [PROMPT]
             refused = await client.call_tool("get_order_flow", {"symbol": "DOGE"}, raise_on_error=False)
             assert refused.is_error
-    asyncio.run(work())
+    with http_server(data, "right") as url:
+        asyncio.run(work(url))
 
 
 def test_schemas_are_strict_and_every_tool_says_it_only_reads(data):

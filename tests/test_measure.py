@@ -27,10 +27,42 @@ S = 1_000_000_000
 FEW = Options(draws=199, attribution=False)
 
 # the part of the design every later version keeps
-KEYS = {"sessions", "trades", "baseline", "quotes", "epsilon_r", "rules", "attribution", "configurations_tried", "coverage", "report"}
-RULE_KEYS = {"preset", "fired", "saved", "turned", "improved", "harmed", "neutral", "too_late", "not_fired", "delta_r", "excess_r", "count_excess",
-             "stale_quote_r", "lead_s", "minimum_detectable_r", "verdict"}
-PART_KEYS = {"delta_r": {"mean", "ci95"}, "excess_r": {"mean", "ci95", "p"}, "count_excess": {"mean", "ci95", "p"}, "lead_s": {"median", "iqr"}}
+KEYS = {
+    "sessions",
+    "trades",
+    "baseline",
+    "quotes",
+    "epsilon_r",
+    "rules",
+    "attribution",
+    "configurations_tried",
+    "coverage",
+    "report",
+}
+RULE_KEYS = {
+    "preset",
+    "fired",
+    "saved",
+    "turned",
+    "improved",
+    "harmed",
+    "neutral",
+    "too_late",
+    "not_fired",
+    "delta_r",
+    "excess_r",
+    "count_excess",
+    "stale_quote_r",
+    "lead_s",
+    "minimum_detectable_r",
+    "verdict",
+}
+PART_KEYS = {
+    "delta_r": {"mean", "ci95"},
+    "excess_r": {"mean", "ci95", "p"},
+    "count_excess": {"mean", "ci95", "p"},
+    "lead_s": {"median", "iqr"},
+}
 DOCUMENTED = {"symbols", "from_ns", "to_ns", "open_at_end", "baseline_r", "latency_ms", "lead_ms"}
 DOCUMENTED_OF_RULES = {"placebo_r", "matched_r", "twin_r", "sentence"}
 VERDICTS = {"insufficient", "indistinguishable", "better", "worse"}
@@ -40,14 +72,23 @@ VERDICTS = {"insufficient", "indistinguishable", "better", "worse"}
 def sessions(tmp_path_factory) -> list:
     """Return two recorded markets with whales and voids in them."""
     folder = tmp_path_factory.mktemp("measure")
-    rates = (Rate(Whale(strength=30.0, drift_bps=8.0), 60.0, 70.0), Rate(Void(strength=0.05, drift_bps=6.0), 60.0, 70.0))
-    return [recorded(null_market(seed, duration_s=300.0, rates=rates), folder, f"market-{seed}")[0] for seed in (21, 22)]
+    rates = (
+        Rate(Whale(strength=30.0, drift_bps=8.0), 60.0, 70.0),
+        Rate(Void(strength=0.05, drift_bps=6.0), 60.0, 70.0),
+    )
+    return [
+        recorded(null_market(seed, duration_s=300.0, rates=rates), folder, f"market-{seed}")[0] for seed in (21, 22)
+    ]
 
 
 @pytest.fixture(scope="module")
 def everything(sessions, tmp_path_factory) -> tuple[dict, dict]:
     """Return both sessions measured with every rule."""
-    return measure([plan_of(session, Job((), ENTRIES, "all")) for session in sessions], tmp_path_factory.mktemp("all"), Options(draws=199))
+    return measure(
+        [plan_of(session, Job((), ENTRIES, "all")) for session in sessions],
+        tmp_path_factory.mktemp("all"),
+        Options(draws=199),
+    )
 
 
 def whale_plan(session, changes: tuple[str, ...] = ()):
@@ -77,7 +118,9 @@ def test_classes_are_exclusive_and_exhaustive(everything):
         counted = {kind: int((detail["classes"][name] == code).sum()) for code, kind in enumerate(CLASS_NAMES)}
         assert sum(counted.values()) == len(trades)
         assert {kind: rule[kind] for kind in counted} == counted
-        assert rule["saved"] + rule["improved"] + rule["harmed"] + rule["neutral"] + rule["too_late"] + rule["not_fired"] == len(trades)
+        assert rule["saved"] + rule["improved"] + rule["harmed"] + rule["neutral"] + rule["too_late"] + rule[
+            "not_fired"
+        ] == len(trades)
         assert rule["harmed"] == rule["cut_winner"] + rule["flipped"] + rule["worsened"]
         assert rule["turned"] <= rule["saved"]
         assert rule["fired"] == len(trades) - rule["not_fired"] - rule["too_late"]
@@ -91,16 +134,25 @@ def test_the_figures_of_a_rule_agree_with_each_other(everything):
         assert np.isfinite(policy.y).all()
         untouched = ~policy.fired
         assert policy.y[untouched] == pytest.approx(trades.y[untouched], abs=1e-12) and not change[untouched].any()
-        assert rule["delta_r"]["mean"] == pytest.approx(change.mean()) and rule["delta_r"]["total"] == pytest.approx(change.sum())
+        assert rule["delta_r"]["mean"] == pytest.approx(change.mean()) and rule["delta_r"]["total"] == pytest.approx(
+            change.sum()
+        )
         excess = rule["delta_r"]["mean"] - rule["stale_quote_r"] - rule["placebo_r"]["mean"]
         assert rule["excess_r"]["mean"] == pytest.approx(excess, abs=1e-9)
         kinds = detail["classes"][name]
-        assert (change[kinds == CLASS_NAMES.index("saved")] >= epsilon).all() and (trades.y[kinds == CLASS_NAMES.index("saved")] < 0).all()
+        assert (change[kinds == CLASS_NAMES.index("saved")] >= epsilon).all() and (
+            trades.y[kinds == CLASS_NAMES.index("saved")] < 0
+        ).all()
         assert rule["excess_r"]["p_holm"] >= rule["excess_r"]["p"]
-        assert f"fired on {rule['fired']}; saved {rule['saved']}" in rule["sentence"] and f"harmed {rule['harmed']}." in rule["sentence"]
+        assert (
+            f"fired on {rule['fired']}; saved {rule['saved']}" in rule["sentence"]
+            and f"harmed {rule['harmed']}." in rule["sentence"]
+        )
     credit = result["attribution"]
     assert sum(credit["shapley"].values()) == pytest.approx(credit["value_r"])
-    assert {name: rule["delta_r"]["total"] for name, rule in result["rules"].items() if rule["kind"] == "flow"} == pytest.approx(credit["solo"])
+    assert {
+        name: rule["delta_r"]["total"] for name, rule in result["rules"].items() if rule["kind"] == "flow"
+    } == pytest.approx(credit["solo"])
 
 
 def test_several_sessions_are_the_sum_of_their_parts(sessions, everything, tmp_path):
@@ -110,7 +162,9 @@ def test_several_sessions_are_the_sum_of_their_parts(sessions, everything, tmp_p
     assert both["trades"] == sum(part["trades"] for part in alone)
     for kind in ("fired", "saved", "harmed", "neutral", "not_fired"):
         assert both["rules"]["whale"][kind] == sum(part["rules"]["whale"][kind] for part in alone)
-    assert both["baseline_r"] * both["trades"] == pytest.approx(sum(part["baseline_r"] * part["trades"] for part in alone))
+    assert both["baseline_r"] * both["trades"] == pytest.approx(
+        sum(part["baseline_r"] * part["trades"] for part in alone)
+    )
     assert [part["attribution"] for part in alone] == [None, None]
 
 
@@ -118,11 +172,17 @@ def test_a_small_sample_is_called_insufficient(sessions, tmp_path):
     result, _ = measure([whale_plan(sessions[0])], tmp_path, FEW)
     assert result["trades"] < 100
     rule = result["rules"]["whale"]
-    assert rule["verdict"] == "insufficient" and "Insufficient to distinguish from chance (needs 100 trades" in rule["sentence"]
+    assert (
+        rule["verdict"] == "insufficient"
+        and "Insufficient to distinguish from chance (needs 100 trades" in rule["sentence"]
+    )
 
 
 def test_the_same_seed_says_the_same_and_another_only_draws_anew(sessions, tmp_path):
-    runs = [measure([whale_plan(sessions[0])], tmp_path / str(n), replace(FEW, seed=seed))[0] for n, seed in enumerate((1, 1, 2))]
+    runs = [
+        measure([whale_plan(sessions[0])], tmp_path / str(n), replace(FEW, seed=seed))[0]
+        for n, seed in enumerate((1, 1, 2))
+    ]
     assert json.dumps(runs[0]) == json.dumps(runs[1])
     first, other = runs[0]["rules"]["whale"], runs[2]["rules"]["whale"]
     assert first["delta_r"]["mean"] == other["delta_r"]["mean"] and first["saved"] == other["saved"]
@@ -147,11 +207,17 @@ def test_trades_from_a_file_give_what_entries_give(sessions, tmp_path):
 def test_trades_the_recording_ends_before_are_left_out_and_counted(sessions, tmp_path):
     plan = whale_plan(sessions[0])
     last_ns = plan.session.manifest["last_recv_ns"]
-    held = [TradePlan(ticket=9_001, symbol="BTCUSD", side=1, volume="1.0", open_ns=last_ns - 20 * S, sl_bps=900),
-            TradePlan(ticket=9_002, symbol="BTCUSD", side=-1, volume="1.0", open_ns=last_ns - 30 * S, max_hold_ns=5 * S)]
-    before, after = (measure([replace(plan, trades=trades)], tmp_path / str(len(trades)), FEW)
-                     for trades in (plan.trades, plan.trades + held))
-    assert after[0]["open_at_end"] == before[0]["open_at_end"] + 2, "one is still open, the other had no stop and so no R"
+    held = [
+        TradePlan(ticket=9_001, symbol="BTCUSD", side=1, volume="1.0", open_ns=last_ns - 20 * S, sl_bps=900),
+        TradePlan(ticket=9_002, symbol="BTCUSD", side=-1, volume="1.0", open_ns=last_ns - 30 * S, max_hold_ns=5 * S),
+    ]
+    before, after = (
+        measure([replace(plan, trades=trades)], tmp_path / str(len(trades)), FEW)
+        for trades in (plan.trades, plan.trades + held)
+    )
+    assert after[0]["open_at_end"] == before[0]["open_at_end"] + 2, (
+        "one is still open, the other had no stop and so no R"
+    )
     assert after[0]["trades"] == before[0]["trades"] and not np.isin(after[1]["trades"].ticket, (9_001, 9_002)).any()
     assert after[0]["rules"]["whale"]["delta_r"] == before[0]["rules"]["whale"]["delta_r"]
     with pytest.raises(BadInput, match="no trade ended within the recordings"):
@@ -163,8 +229,15 @@ def test_a_rule_that_never_fires_is_no_better_and_no_worse(sessions, tmp_path):
     result, _ = measure([whale_plan(session, never) for session in sessions], tmp_path, FEW)
     rule = result["rules"]["whale"]
     assert rule["fired"] == rule["too_late"] == 0 and rule["not_fired"] == result["trades"]
-    assert rule["delta_r"]["mean"] == 0.0 and rule["excess_r"]["p"] == 1.0 and rule["lead_s"]["median"] is None and rule["precision"] is None
-    assert rule["verdict"] == "insufficient" and rule["sentence"].endswith("It never acted, so nothing can be said of it.")
+    assert (
+        rule["delta_r"]["mean"] == 0.0
+        and rule["excess_r"]["p"] == 1.0
+        and rule["lead_s"]["median"] is None
+        and rule["precision"] is None
+    )
+    assert rule["verdict"] == "insufficient" and rule["sentence"].endswith(
+        "It never acted, so nothing can be said of it."
+    )
     json.dumps(result, allow_nan=False)
 
 
@@ -181,23 +254,49 @@ def interval(low: float, high: float, clusters: int = 40) -> Interval:
     return Interval((low + high) / 2, low, high, low, high, (high - low) / 4, (high - low) * 0.7, clusters, "blocks")
 
 
-GOOD = {"trades": 400, "fired": 120, "excess": (0.02, 0.08), "clusters": 40, "twin": (0.01, 0.05), "matched": 0.01, "p": 0.002}
+GOOD = {
+    "trades": 400,
+    "fired": 120,
+    "excess": (0.02, 0.08),
+    "clusters": 40,
+    "twin": (0.01, 0.05),
+    "matched": 0.01,
+    "p": 0.002,
+}
 
 
-@pytest.mark.parametrize("change, said", [
-    ({}, "better"), ({"trades": 99}, "insufficient"), ({"trades": 100}, "better"), ({"fired": 9}, "insufficient"), ({"fired": 10}, "better"),
-    ({"clusters": 7}, "insufficient"), ({"clusters": 8}, "better"),
-    ({"p": 0.051}, "indistinguishable"), ({"p": 0.05}, "better"),
-    ({"excess": (-0.01, 0.08)}, "indistinguishable"), ({"matched": 0.06}, "indistinguishable"), ({"twin": (-0.01, 0.05)}, "indistinguishable"),
-    ({"excess": (-0.08, -0.02)}, "worse"), ({"excess": (-0.08, -0.02), "p": 0.2}, "indistinguishable"),
-    ({"excess": (-0.08, -0.02), "matched": 0.9, "twin": (-0.1, -0.02)}, "worse"),
-    ({"excess": (-0.08, -0.02), "fired": 3}, "insufficient"),
-    ({"excess": (math.nan, math.nan)}, "indistinguishable"), ({"twin": (math.nan, math.nan)}, "indistinguishable"),
-    ({"matched": math.nan}, "indistinguishable")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({}, "better"),
+        ({"trades": 99}, "insufficient"),
+        ({"trades": 100}, "better"),
+        ({"fired": 9}, "insufficient"),
+        ({"fired": 10}, "better"),
+        ({"clusters": 7}, "insufficient"),
+        ({"clusters": 8}, "better"),
+        ({"p": 0.051}, "indistinguishable"),
+        ({"p": 0.05}, "better"),
+        ({"excess": (-0.01, 0.08)}, "indistinguishable"),
+        ({"matched": 0.06}, "indistinguishable"),
+        ({"twin": (-0.01, 0.05)}, "indistinguishable"),
+        ({"excess": (-0.08, -0.02)}, "worse"),
+        ({"excess": (-0.08, -0.02), "p": 0.2}, "indistinguishable"),
+        ({"excess": (-0.08, -0.02), "matched": 0.9, "twin": (-0.1, -0.02)}, "worse"),
+        ({"excess": (-0.08, -0.02), "fired": 3}, "insufficient"),
+        ({"excess": (math.nan, math.nan)}, "indistinguishable"),
+        ({"twin": (math.nan, math.nan)}, "indistinguishable"),
+        ({"matched": math.nan}, "indistinguishable"),
+    ],
+)
 def test_a_verdict_needs_every_part(change, said):
     case = {**GOOD, **change}
-    study = SimpleNamespace(trades=range(case["trades"]), excess=interval(*case["excess"], case["clusters"]),
-                            over_twin=interval(*case["twin"], case["clusters"]), matched=SimpleNamespace(r_p_greater=case["matched"]))
+    study = SimpleNamespace(
+        trades=range(case["trades"]),
+        excess=interval(*case["excess"], case["clusters"]),
+        over_twin=interval(*case["twin"], case["clusters"]),
+        matched=SimpleNamespace(r_p_greater=case["matched"]),
+    )
     assert _verdict(study, {"fired": case["fired"]}, case["p"]) == said
 
 
@@ -264,7 +363,9 @@ def test_exits_are_those_of_a_plain_reading():
             assert (best[i], worst[i]) == ((gains.max(), gains.min()) if inside.any() else (MISSING, MISSING))
             after = np.flatnonzero(path.recv_ns >= start[i])
             assert at[i] == (path.recv_ns[after[0]] if len(after) else MISSING)
-            assert price[i] == ((path.bid_ticks if sides[i] > 0 else path.ask_ticks)[after[0]] if len(after) else MISSING)
+            assert price[i] == (
+                (path.bid_ticks if sides[i] > 0 else path.ask_ticks)[after[0]] if len(after) else MISSING
+            )
 
 
 # the ruler in small; the slow suite has the whole
@@ -273,8 +374,12 @@ def test_exits_are_those_of_a_plain_reading():
 def test_twelve_markets_without_an_edge():
     seeds = range(1, 13)
     print(f"null seeds {list(seeds)}")
-    runs = [measured(Job((null_market(seed, duration_s=240.0),), NULL_ENTRIES, "order_flow", often("order_flow"), options=FEW))[0]["rules"]["order_flow"]
-            for seed in seeds]
+    runs = [
+        measured(
+            Job((null_market(seed, duration_s=240.0),), NULL_ENTRIES, "order_flow", often("order_flow"), options=FEW)
+        )[0]["rules"]["order_flow"]
+        for seed in seeds
+    ]
     p = np.array([run["excess_r"]["p"] for run in runs])
     excess = np.array([run["excess_r"]["mean"] for run in runs])
     assert (p <= 0.05).sum() <= 3 and kstest(p, "uniform").pvalue > 0.001

@@ -17,7 +17,7 @@ from virtual import SYMBOL, Venue, of_group, run_virtual
 
 from engine.kernel import records as R
 from engine.record.convert import convert
-from engine.record.decode import Depth, Trade
+from engine.record.decode import Trade
 from engine.record.frames import Feed, read_frame
 from engine.record.quality import check_session
 from engine.record.recorder import Options, Recorder, open_journal
@@ -71,20 +71,23 @@ class Faults:
         self.venue.refuse_until_s = asyncio.get_running_loop().time() + self.rng.uniform(0.5, 6.0)
         self.cut()
 
+    def chained(self) -> str:
+        return f"{SYMBOL.lower()}@" + self.rng.choice(("trade", "depth@100ms"))     # best quotes prove nothing of those before
+
     def drop(self) -> None:
-        self.venue.drop[f"{SYMBOL.lower()}@" + self.rng.choice(("trade", "depth@100ms"))] += self.rng.randint(1, 4)   # best quotes have no chain
+        self.venue.drop[self.chained()] += self.rng.randint(1, 4)
 
     def twice(self) -> None:
         self.venue.twice[self.stream()] += self.rng.randint(1, 4)
 
     def reorder(self) -> None:
-        self.venue.late[self.stream()] += self.rng.randint(1, 3)
+        self.venue.late[self.chained()] += self.rng.randint(1, 3)
 
     def malformed(self) -> None:
         self.venue.broken[self.stream()] += self.rng.randint(1, 2)
 
     def mute(self) -> None:
-        name = self.stream()
+        name = self.chained()
         for socket in self.sockets():
             socket.muted.add(name)
 

@@ -123,8 +123,8 @@ class Library:
                 "venue": entry["venue"],
                 "symbols": entry["symbols"],
                 "state": entry["state"],
-                "from": None if entry["first_recv_ns"] is None else utc_text(entry["first_recv_ns"]),
-                "to": None if entry["last_recv_ns"] is None else utc_text(entry["last_recv_ns"]),
+                "from": _when(entry["first_recv_ns"]),
+                "to": _when(entry["last_recv_ns"]),
                 "rows": entry["rows"],
                 "problem": entry.get("problem", "").replace(str(self.data), "") or None,
             }
@@ -183,6 +183,11 @@ class Library:
             plan = Plan(opened, plan_entries(spec, first_ns, last_ns, pairs[0].symbol), choose(find_rules(), rules, []))
             result, _ = measure([plan], self.data, Options(seed, draws, attribution=False, trades=entries))
         return _measured(result, session, entries, draws, seed)
+
+
+def _when(time_ns) -> str | None:
+    """Return a manifest's time as text, None when it is not one."""
+    return utc_text(time_ns) if isinstance(time_ns, int) and 0 <= time_ns < 2**63 else None
 
 
 def _measured(result: dict, session: str, entries: str, draws: int, seed: int) -> dict:

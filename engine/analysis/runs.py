@@ -104,7 +104,7 @@ class RunFolder:
     def decision(self, row: dict) -> dict:
         """Return one decision with the evidence its rule acted on, by name."""
         entry = self.manifest["rules"][row["rule"]]
-        evidence = {name: row[f"evidence_{place}"] for place, name in enumerate(entry["evidence"])}
+        evidence = {name: _plain_number(row[f"evidence_{place}"]) for place, name in enumerate(entry["evidence"])}
         return {
             "seq": row["seq"],
             "at": utc_text(row["recv_ns"]),
@@ -116,7 +116,7 @@ class RunFolder:
             "why_result": _RESULTS.get(row["result"], ""),
             "votes": [name for place, name in enumerate(self.rules) if row["votes"] >> place & 1],
             "evidence": evidence,
-            "gain_r": row["gain_r"],
+            "gain_r": None if row["gain_r"] is None else round(row["gain_r"], 4),
             "bid": self.price(row["symbol"], row["bid_ticks"]),
             "ask": self.price(row["symbol"], row["ask_ticks"]),
         }
@@ -200,6 +200,11 @@ def exit_answer(run: RunFolder, ticket: int, detail: str) -> dict:
     return made
 
 
+def _plain_number(value: float | None) -> int | float | None:
+    """Return whole evidence as whole: ids and ticks were stored as real numbers beside the others."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _plain(position: dict) -> str:
     if position["state"] != "closed":
         return (
@@ -217,7 +222,7 @@ def _sentence(made: dict) -> str:
     if decided is None:
         return head + made["reason"]
     evidence = ", ".join(
-        f"{name} {value:.6g}"
+        f"{name} {value:,.0f}" if abs(value) >= 1000 else f"{name} {value:.4g}"
         for name, value in decided["evidence"].items()
         if isinstance(value, int | float) and not name.endswith(("_ns", "_id", "occasion"))
     )

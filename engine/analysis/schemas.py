@@ -174,7 +174,7 @@ OUTPUTS = {
             **_STAMP,
             "order_flow": _FLOW,
             "whales": {"type": "array", "items": _WHALE},
-            "whales_total": _WHOLE,
+            "whales_total": {"type": ["integer", "null"]},
             "voids": _VOIDS,
         }
     ),

@@ -103,41 +103,41 @@ def check_arguments(name: str, arguments: dict | None) -> dict:
     raise BadInput(f"{name}: {place} {str(given.get(place))[:40]!r} is not right; it must be {canonical(wanted)[:300]}")
 
 
+def _tools(types) -> list:
+    """Return every tool with its schemas and hints, in a fixed order."""
+    tools = []
+    for name, (title, text) in ABOUT.items():
+        reads = name != "measure_rules"  # which adds to the ledger of things tried
+        hints = types.ToolAnnotations(
+            title=title, read_only_hint=reads, destructive_hint=False, idempotent_hint=reads, open_world_hint=False
+        )
+        tools.append(
+            types.Tool(
+                name=name,
+                title=title,
+                description=text,
+                input_schema=INPUTS[name],
+                output_schema=OUTPUTS[name],
+                annotations=hints,
+            )
+        )
+    return tools
+
+
+def _prompt(types):
+    """Return the one prompt."""
+    symbol = types.PromptArgument(name="symbol", description="such as BTCUSDT", required=True)
+    direction = types.PromptArgument(name="direction", description="BUY or SELL, when one is meant", required=False)
+    text = "Reads a symbol with order flow and whales first."
+    return types.Prompt(name=PROMPT, title="Order flow before a trade", description=text, arguments=[symbol, direction])
+
+
 def build_server(data: Path):
     """Return the SDK's server object over a data root."""
     types, server_class = _sdk()
     library = Library(data)
 
-    def read_only(name: str):
-        counts = name == "measure_rules"  # it adds to the ledger of things tried
-        return types.ToolAnnotations(
-            title=ABOUT[name][0],
-            read_only_hint=not counts,
-            destructive_hint=False,
-            idempotent_hint=not counts,
-            open_world_hint=False,
-        )
-
-    tools = [
-        types.Tool(
-            name=name,
-            title=title,
-            description=text,
-            input_schema=INPUTS[name],
-            output_schema=OUTPUTS[name],
-            annotations=read_only(name),
-        )
-        for name, (title, text) in ABOUT.items()
-    ]
-    prompt = types.Prompt(
-        name=PROMPT,
-        title="Order flow before a trade",
-        description="Reads a symbol with order flow and whales first.",
-        arguments=[
-            types.PromptArgument(name="symbol", description="such as BTCUSDT", required=True),
-            types.PromptArgument(name="direction", description="BUY or SELL, when one is meant", required=False),
-        ],
-    )
+    tools, prompt = _tools(types), _prompt(types)
 
     async def list_tools(context, params):
         return types.ListToolsResult(tools=tools)
@@ -148,7 +148,7 @@ def build_server(data: Path):
                 raise BadInput(f"there is no tool {params.name[:40]!r}; {nearest(params.name[:40], INPUTS)}")
             arguments = check_arguments(params.name, params.arguments)
             answer = await asyncio.to_thread(getattr(library, params.name), **arguments)
-        except (TapeguardError, KeyError, ValueError, OSError) as error:
+        except (TapeguardError, KeyError, TypeError, ValueError, OSError) as error:
             said = str(error).replace(f"{library.data}{os.sep}", "")
             if not isinstance(error, TapeguardError):
                 said = f"what is stored cannot be read ({type(error).__name__}); tapeguard check names what is wrong"

@@ -63,7 +63,7 @@ def signal_answer(moment: Moment, symbol: str, window: int | str = 30, detail: s
         "detail": detail,
         "order_flow": flow if detail == "full" else brief_flow(flow),
         "whales": shown,
-        "whales_total": len(whales),
+        "whales_total": None if flow["parts"]["whales"]["value"] is None else len(whales),
         "voids": voids(view) if detail == "full" else _brief_voids(voids(view)),
     }
     made["summary"] = _flow_sentence(view.symbol, flow)

@@ -63,7 +63,7 @@ def order_flow_trend(view: View, window: int | str = 300) -> dict:
         "window_s": window_s,
         "reading_s": window_s / READINGS,
         "covered_s": view.covered_s(window_s),
-        "n": sum(each["n"] for each in found),
+        "n": sum(each["n"] for each in found) if found else None,
         "age_ms": view.age_ms(view.market.trade_ns),
     }
     if reason:

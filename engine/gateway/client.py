@@ -13,6 +13,7 @@ from engine.errors import SourceFailed
 from engine.gateway import mt5_worker
 
 START_S = 30.0
+CONNECT_S = 90.0                   # the module itself waits 60 s for a terminal it starts
 
 
 class LinkLost(SourceFailed):
@@ -126,6 +127,7 @@ class WorkerLink:
         try:
             if self.socket is None:
                 self.start()
-            return bool(self.ask({"call": "initialize", "kwargs": self.connect}, 90.0 if self.terminal == "MetaTrader5" else None).get("result"))
+            patience_s = CONNECT_S if self.terminal == "MetaTrader5" else None
+            return bool(self.ask({"call": "initialize", "kwargs": self.connect}, patience_s).get("result"))
         except SourceFailed:
             return False

@@ -7,11 +7,11 @@ from pathlib import Path
 from engine.errors import BadInput
 
 DAY_NS, MINUTE_NS = 86_400 * 10**9, 60 * 10**9
-BEGIN, ATTEMPT, END = "begin", "attempt", "end"
+BEGIN, ATTEMPT, END, REFUSAL = "begin", "attempt", "end", "refused"
 
 
 class IntentJournal:
-    """One `begin` per decision, one `attempt` per order sent for it, one `end`; it remembers across restarts.
+    """One `begin` per decision, one `attempt` per order sent for it, one `end`, or one `refused`; all of it outlives a restart.
 
     With no path it is kept in memory, for simulations.
     """
@@ -47,6 +47,8 @@ class IntentJournal:
             self.begun_ns.append(entry["at_ns"])
         elif entry["what"] == ATTEMPT:
             self.decisions[entry["decision"]]["attempts"].append(entry)
+        elif entry["what"] == REFUSAL:
+            self.decisions.setdefault(entry["decision"], entry | {"attempts": [], "end": entry})
         else:
             self.decisions[entry["decision"]]["end"] = entry
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from engine.gateway.client import LinkLost
-from engine.gateway.intents import ATTEMPT, BEGIN, DAY_NS, END, MINUTE_NS, IntentJournal
+from engine.gateway.intents import ATTEMPT, BEGIN, DAY_NS, END, MINUTE_NS, REFUSAL, IntentJournal
 from engine.gateway.orders import (
     DONE,
     FAILED,
@@ -30,6 +30,7 @@ from engine.gateway.orders import (
 )
 from engine.gateway.outcomes import book_outcome
 from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, reached, settle
+from engine.gateway.recovery import first_look, last_plan
 from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
 from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
 from engine.gateway.server_clock import ServerClock
@@ -107,6 +108,8 @@ class Gateway:
     def steps(self, exit: Exit) -> Steps:
         """Yield seconds to wait; return how the action ended. What is on record already is answered from there."""
         known = self.journal.known(exit.decision)
+        if any(work.exit.decision == exit.decision for work in self.busy.values()):
+            return Outcome(exit.decision, REFUSED, "this decision is being acted on", REJECTED)
         if known is not None:
             return Outcome(**{key: value for key, value in known["end"]["outcome"].items()}) if known["end"] else Outcome(
                 exit.decision, UNKNOWN, "it was begun before and is not reconciled yet", REJECTED)
@@ -277,24 +280,25 @@ class Gateway:
                 self._doubt(work.exit.identifier, self.limits.settle_s)
             raise End(DONE, "" if code.kind == OK else work.reason, seen)
         if found in (CHANGED, DEAD):
-            yield from self._again(work, Code(code.name, code.kind, max(code.most, 2), code.wait_s))
+            yield from self._again(work, Code(code.name, code.kind, max(code.most, 5), code.wait_s))
             return
         may_resend = code.kind in (ASK, GONE) and (plan.request["action"] == SLTP or not view.netting)
         if found == NOTHING and may_resend and work.resends < self.limits.resends:
             work.resends += 1
             return
         self._doubt(work.exit.identifier, self.limits.doubt_s)
-        raise End(UNKNOWN, f"{work.reason}; the position shows nothing of it, its broker-side stop stays", seen)
+        shown = "the position shows nothing of it" if found == NOTHING else "the broker could not be read since"
+        raise End(UNKNOWN, f"{work.reason}; {shown}, its broker-side stop stays", seen)
 
     def _doubt(self, identifier: int, seconds: float) -> None:
         self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
 
     def _end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
-        """Write the end down and return it; what was never begun is only counted, a refusal may be asked again."""
+        """Write the end down and return it."""
         outcome = book_outcome(work.exit, state, reason, work.first, view, self.limits.magic, token(work.exit.decision))
         outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
-        if work.first is not None:
-            self.journal.write(END, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
+        if work.first is not None or self.journal.known(work.exit.decision) is None:
+            self.journal.write(END if work.first is not None else REFUSAL, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
         if state in (FAILED, UNKNOWN):
             self.alarm(f"{work.exit.decision}, position {work.exit.identifier}: {state}: {reason}")
         return outcome
@@ -316,7 +320,6 @@ class Gateway:
         return done
 
     def _recover(self, work: Work, entry: dict) -> Generator[float, None, None]:
-        from engine.gateway.recovery import first_look, last_plan
         work.first = first_look(entry)
         if not work.sends:
             raise End(FAILED, "ended before anything was sent")
@@ -326,7 +329,8 @@ class Gateway:
                 found, seen = step
                 if found in (REACHED, CHANGED, DEAD):
                     full = found == REACHED or seen.position is not None and reached(seen, work.exit, plan)
-                    raise End(DONE if full else FAILED, "found after a restart" if full else "done in part, or refused, before a restart", seen)
+                    reason = "found after a restart" if full else "done in part, or refused, before a restart"
+                    raise End(DONE if full else FAILED, reason, seen)
                 self._doubt(work.exit.identifier, self.limits.doubt_s)
                 raise End(FAILED if found == NOTHING else UNKNOWN, "the position shows nothing of what was sent before a restart", seen)
             yield step

@@ -15,6 +15,7 @@ import os
 import re
 import socket
 import sys
+from time import sleep
 
 PROTOCOL = 1
 READS = ("version", "last_error", "account_info", "terminal_info", "symbols_total", "symbols_get", "symbol_info", "symbol_info_tick",
@@ -86,14 +87,42 @@ def guard(request: dict, position: dict, keep: float) -> str:
     return ""
 
 
+def hold(file) -> None:
+    """Keep an open file for this process alone; raise OSError while another one has it."""
+    if os.name == "nt":
+        import msvcrt
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def hold_soon(path: str, tries: int = 100):
+    """Return a lock file held by this process; another worker gets a few seconds to end."""
+    file = open(path, "ab")
+    for _ in range(tries):
+        try:
+            hold(file)
+            return file
+        except OSError:
+            sleep(0.1)
+    file.close()
+    raise SystemExit(f"another worker holds {path}; end it first, it may hang in the terminal")
+
+
 class Intents:
-    """Every order that was about to be sent and its answer, in an append-only file that outlives the process."""
+    """Every order that was about to be sent and its answer, in an append-only file that outlives the process.
+
+    One worker at a time has it: two would not know of each other's orders.
+    """
 
     def __init__(self, path: str | None):
         self.known: dict = {}
-        self.file = None
+        self.file = self.lock = None
         if path is None:
             return
+        self.lock = hold_soon(path + ".lock")
         torn = False
         if os.path.exists(path):
             with open(path, "rb") as old:
@@ -120,6 +149,12 @@ class Intents:
         self.file.flush()
         if sync:
             os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.file is not None:
+            self.file.close()
+            self.lock.close()
 
 
 class Desk:
@@ -258,7 +293,7 @@ def main(arguments: list | None = None) -> None:
     parser.add_argument("--terminal", default="MetaTrader5", help="MetaTrader5, or simulated:CONFIG.json")
     parser.add_argument("--intents", required=True, help="append-only file of what was sent")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--token-file", help="file with the token; without it TAPEGUARD_WORKER_TOKEN, else the first line of standard input")
+    parser.add_argument("--token-file", help="file with the token; else TAPEGUARD_WORKER_TOKEN, else a line of standard input")
     parser.add_argument("--stay", action="store_true", help="wait for another client when one leaves")
     options = parser.parse_args(arguments)
     if options.token_file:
@@ -268,8 +303,9 @@ def main(arguments: list | None = None) -> None:
         token = os.environ.get("TAPEGUARD_WORKER_TOKEN") or sys.stdin.readline().strip()
     if len(token) < MIN_TOKEN:
         raise SystemExit(f"the token must have at least {MIN_TOKEN} characters")
+    intents = Intents(options.intents)         # first: it waits for the worker before this one to end
     module, control = load(options.terminal)
-    serve(Desk(module, Intents(options.intents), control), token, options.port, options.stay)
+    serve(Desk(module, intents, control), token, options.port, options.stay)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is asked of the gateway, what came of it, and the request that does it: pure arithmetic, no calls."""
 
+import re
 from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ MARKET, EXCHANGE = 2, 3
 GUARD_LOTS = 1e-9
 DONE, REFUSED, FAILED, UNKNOWN = "done", "refused", "failed", "unknown"
 MAX_COMMENT = 25
+DECISION = re.compile(r"[A-Za-z0-9._:/+-]{1,100}")
 
 
 class Refusal(Exception):
@@ -89,6 +91,8 @@ def check_exit(exit: Exit) -> None:
     """Raise Refusal for anything that is not a close, a reduction or a stop."""
     if exit.action not in (CLOSE, PARTIAL, TIGHTEN):
         raise Refusal(f"action {exit.action} neither closes, reduces nor tightens")
+    if not DECISION.fullmatch(exit.decision):
+        raise Refusal(f"decision {exit.decision!r} is not a name made of letters, digits and . _ : + - /")
     if exit.side not in (1, -1):
         raise Refusal(f"side {exit.side} is neither 1 nor -1")
     if exit.action == PARTIAL and exit.volume_left <= 0:

@@ -40,7 +40,8 @@ def reached(view: View, exit: Exit, plan: Plan) -> bool:
 def ended(view: View, known: Before, magic: int) -> bool:
     """Tell whether an order of ours is in the past that executed nothing."""
     fresh = [row for row in view.past_orders if row["ticket"] not in known.orders and row["magic"] == magic]
-    return bool(fresh) and all(row["state"] in REJECTED_STATES and row["volume_current"] >= row["volume_initial"] - GUARD_LOTS for row in fresh)
+    return bool(fresh) and all(row["state"] in REJECTED_STATES and row["volume_current"] >= row["volume_initial"] - GUARD_LOTS
+                               for row in fresh)
 
 
 def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits) -> Iterator[float | tuple[str, View | None]]:

@@ -39,7 +39,7 @@ CODES = {
     10024: Code("TOO_MANY_REQUESTS", WAIT, 3, 1.0, "too many requests; lower the limit of actions per minute"),
     10025: Code("NO_CHANGES", OK, 0, 0.0),
     10026: Code("SERVER_DISABLES_AT", STOP, 0, 0.0, "the broker does not allow automated trading on this account; ask the broker"),
-    10027: Code("CLIENT_DISABLES_AT", STOP, 0, 0.0, "switch on Algo Trading in the terminal, and allow the external Python API in its options"),
+    10027: Code("CLIENT_DISABLES_AT", STOP, 0, 0.0, "switch on Algo Trading in the terminal, and allow the Python API in its options"),
     10028: Code("LOCKED", ASK, 2, 0.5, "an earlier request is being processed"),
     10029: Code("FROZEN", WAIT, 3, 1.0, "the price is inside the freeze level of the stop or take profit; the broker-side level stays"),
     10030: Code("INVALID_FILL", NEXT_FILLING, 3, 0.0, "the symbol takes none of the filling modes"),

@@ -180,12 +180,12 @@ _EMPTY = {"i": 0, "f": 0.0, "s": "", "b": False}
 _DEFAULTS = {name: {field: _EMPTY[kind] for field, kind in fields} for name, fields in FIELDS.items()}
 
 
-def make(name: str, **values):
+def make(record: str, /, **values):
     """Return a record; a field not given is 0, 0.0, "" or False."""
-    row = _DEFAULTS[name] | values
-    if len(row) != len(_DEFAULTS[name]):
-        raise ValueError(f"{name} has no field {sorted(set(values) - set(_DEFAULTS[name]))}")
-    return tuple.__new__(RECORDS[name], row.values())
+    row = _DEFAULTS[record] | values
+    if len(row) != len(_DEFAULTS[record]):
+        raise ValueError(f"{record} has no field {sorted(set(values) - set(_DEFAULTS[record]))}")
+    return tuple.__new__(RECORDS[record], row.values())
 
 
 def units(text: str) -> int:

@@ -14,7 +14,8 @@ def helpers(module: dict) -> dict:
                 return None
             request = {"action": 1, "symbol": symbol, "volume": volume, "type": side, "deviation": 10,
                        "price": price if price is not None else (tick.ask if side == BUY else tick.bid)}
-            result = send(request | ({"comment": comment} if comment is not None else {}) | ({"position": ticket} if ticket is not None else {}))
+            given = {"comment": comment, "position": ticket}
+            result = send(request | {key: value for key, value in given.items() if value is not None})
             if result is None or result.retcode not in (10004, 10021):
                 break
         return result

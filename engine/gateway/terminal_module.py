@@ -340,7 +340,8 @@ def _history(terminal) -> dict:
                 return terminal.refuse(INVALID)
 
             def run(fault):
-                found = list(rows().values())
+                seen_msc = terminal.book.msc() - terminal.server.deal_lag_ms
+                found = [row for row in rows().values() if stamp(row) <= seen_msc]
                 if args:
                     found = [row for row in found if bounds[0] <= stamp(row) // 1000 <= bounds[1]]
                     found = [row for row in found if "group" not in kwargs or _in_group(row.symbol, kwargs["group"])]

@@ -36,10 +36,12 @@ EPSILON = 2                     # hundred-millionths of a lot
 class TradeServer:
     """Checks and executes requests against a book."""
 
-    def __init__(self, book: Book, faults: Faults, *, closed_code: int = 10036, rewrite_comment: str | None = None):
+    def __init__(self, book: Book, faults: Faults, *, closed_code: int = 10036, rewrite_comment: str | None = None,
+                 deal_lag_ms: int = 0):
         self.book, self.faults = book, faults
         self.closed_code = closed_code             # answer for a position that is gone: brokers differ
         self.rewrite_comment = rewrite_comment
+        self.deal_lag_ms = deal_lag_ms             # history shows a deal this much later than the positions show its effect
         self.connected = self.algo_on = True
         self.expert_allowed = True
         self.closed_symbols: set[str] = set()
@@ -194,8 +196,8 @@ class TradeServer:
         book, spec = self.book, self.book.specs[request["symbol"]]
         position = book.positions.get(request["position"])
         comment = request["comment"] if self.rewrite_comment is None else self.rewrite_comment
-        order = Order(book.ticket(), spec.name, request["type"], round(request["volume"] * LOT), book.msc(), filling=request["type_filling"],
-                      magic=request["magic"], position_id=position.identifier if position else 0, state=PLACED,
+        order = Order(book.ticket(), spec.name, request["type"], round(request["volume"] * LOT), book.msc(),
+                      filling=request["type_filling"], magic=request["magic"], position_id=position.identifier if position else 0, state=PLACED,
                       sl=spec.points(request["sl"]), tp=spec.points(request["tp"]), comment=comment)
         order.left = order.volume
         book.orders[order.ticket] = order

@@ -194,19 +194,20 @@ def check_depth_chain(messages: Messages, marks: Marks, findings: Findings) -> l
 
 def _ask_for_marks(gaps: list[dict], marks: Marks, symbol: int, seq: np.ndarray, findings: Findings) -> None:
     """Require a feed row that owns up to each gap: after the message before it and before the one that follows it, or
-    naming its ids.
+    with bounds around its ids.
     """
     if not gaps:
         return
     rows = marks.of(symbol, gaps[0]["table"], EXCUSING)
     at = np.array([mark.seq for mark in rows], np.int64)
-    named = {mark.from_id for mark in rows if mark.code == "gap"}
+    named = [(mark.from_id, mark.to_id) for mark in rows if mark.code == "gap" and None not in (mark.from_id, mark.to_id)]
     bare = Sample()
     for gap in gaps:
         low, high = gap["around"]
         place = np.searchsorted(seq, high, "right")
         limit = seq[place] if place < len(seq) else np.iinfo(np.int64).max
-        if gap["after"] not in named and np.searchsorted(at, low, "right") == np.searchsorted(at, limit, "left"):
+        owned = any(first <= gap["after"] and gap["before"] <= last for first, last in named)
+        if not owned and np.searchsorted(at, low, "right") == np.searchsorted(at, limit, "left"):
             bare.take([gap], lambda g: f"at seq {g['around'][1]} from {g['after']} to {g['before']}")
     if bare.count:
         table, ids = gaps[0]["table"], "trade" if gaps[0]["table"] == "trades" else "update"

@@ -132,8 +132,8 @@ def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndar
     first = np.searchsorted(ids, ids[newest], "left")
     fresh = (after > 0) & (np.abs(best["recv_ns"][own][newest] - recv_ns) <= QUOTE_AGE_NS)
     at, every = best["seq"][own], np.sort(np.concatenate((breaks, quote_breaks)))
-    following = np.append(np.sort(at), np.iinfo(np.int64).max)[np.searchsorted(np.sort(at), at, "right")]
-    whole = np.searchsorted(quote_breaks, at) == np.searchsorted(quote_breaks, following)
+    following = np.append(at[1:], np.iinfo(np.int64).max)      # of the next id; it may have come before
+    whole = np.searchsorted(quote_breaks, at) >= np.searchsorted(quote_breaks, following)
     fresh &= whole[newest] & (np.searchsorted(every, at[newest]) == np.searchsorted(every, seq))
     return quotes, np.where(fresh, first, 0), np.where(fresh, after, 0)
 

@@ -269,7 +269,8 @@ class Recorder:
             now_s = clock.monotonic_s()
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min([1.0, *(max(0.0, (book.next_s if book.wanted else book.refresh_s) - now_s) for book in waiting)])):
+                due = [max(0.0, (book.next_s if book.wanted else book.refresh_s) - now_s) for book in waiting]
+                async with asyncio.timeout(min([1.0, *due])):
                     await self._wanted.wait()
 
     async def _snapshot(self, book: Book) -> None:

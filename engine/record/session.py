@@ -25,7 +25,8 @@ def record_session(options: Options, data: Path, name: str | None, keep: str, sh
     """Record until Ctrl-C or the duration, and return the `import` object of the session with its check under `check`."""
     for left in recover(data, keep):
         tell(left, say)
-    name = name or f"{'+'.join(options.symbols)}-{options.endpoint.venue}-" + datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
+    started = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = name or f"{'+'.join(options.symbols)}-{options.endpoint.venue}-{started}"
     journal = open_journal(data, name, **journal_options)
     recorder = None
     try:

@@ -136,7 +136,7 @@ class Book:
         if not self.diffs or (later and later[0] > snapshot_id):
             return False
         self.snapshot_id, self.wanted, self.tries = snapshot_id, False, 0
-        self.synced = bool(later)
+        self.synced = self.synced or bool(later)
         return True
 
 

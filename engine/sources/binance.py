@@ -45,7 +45,10 @@ _CANNOT = (OSError, EOFError, InvalidHandshake, TimeoutError)
 
 
 def stream_groups(venue: str, symbols: Iterable[str], trades: str = "trade") -> dict[str, list[str]]:
-    """Return the streams of each socket. USD-M splits them by path: depth, bookTicker and the raw trades on /public, the rest on /market."""
+    """Return the streams of each socket.
+
+    USD-M splits them by path: depth, bookTicker and the raw trades on /public, the rest on /market.
+    """
     names = [symbol.lower() for symbol in symbols]
     if venue == "binance_spot":
         return {"": [f"{name}@{kind}" for name in names for kind in (trades, "depth@100ms", "bookTicker")]}
@@ -164,7 +167,8 @@ class Group:
         await self.budget.take()
         options = {"ssl": self.ssl} if self.ssl else {}
         try:
-            socket = await connect(self.url, create_connection=Socket, compression=None, max_size=FRAME_BYTES, ping_interval=20, ping_timeout=20,
+            socket = await connect(self.url, create_connection=Socket, compression=None, max_size=FRAME_BYTES,
+                                   ping_interval=20, ping_timeout=20,
                                    open_timeout=10, close_timeout=2, **options)
         except InvalidURI:
             raise BadInput(f"{self.endpoint.ws!r} is no WebSocket address; it begins with wss:// or ws://") from None
@@ -196,7 +200,8 @@ class Group:
         while True:
             turn = asyncio.create_task(self._rotate.wait())
             try:
-                await asyncio.wait({current.ended, turn}, timeout=max(0.0, due_s - clock.monotonic_s()), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({current.ended, turn}, timeout=max(0.0, due_s - clock.monotonic_s()),
+                                   return_when=asyncio.FIRST_COMPLETED)
             finally:
                 turn.cancel()
             if current.ended.done():
@@ -279,7 +284,8 @@ class Rest:
                 raise SourceFailed(f"{venue} answered {status} to {path}: {answer.text[:120]}")
             else:
                 return answer.content, asked_ns, recv_ns
-        raise SourceFailed(f"{venue} kept answering {status} to {path}; " + ("fewer symbols, or wait a minute" if status < 500 else "try again later"))
+        raise SourceFailed(f"{venue} kept answering {status} to {path}; "
+                           + ("fewer symbols, or wait a minute" if status < 500 else "try again later"))
 
     def _note_weight(self, headers, recv_ns: int) -> None:
         """Stay away until the minute is over once the most of its weight is used."""
@@ -299,11 +305,13 @@ class Rest:
                 if "PRICE_FILTER" in steps and "LOT_SIZE" in steps:
                     known[entry["symbol"]] = (steps["PRICE_FILTER"]["tickSize"], steps["LOT_SIZE"]["stepSize"])
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-            raise SourceFailed(f"{self.endpoint.rest} answered exchangeInfo with something else ({body[:60]!r}); is it {self.endpoint.venue}?") from None
+            raise SourceFailed(f"{self.endpoint.rest} answered exchangeInfo with something else ({body[:60]!r}); "
+                               f"is it {self.endpoint.venue}?") from None
         for symbol in symbols:
             if symbol not in known:
                 hint = nearest(symbol, known)
-                raise BadInput(f"{self.endpoint.venue} has no symbol {symbol!r}; {hint if len(known) < 50 or 'did you mean' in hint else 'check its name'}")
+                shown = hint if len(known) < 50 or "did you mean" in hint else "check its name"
+                raise BadInput(f"{self.endpoint.venue} has no symbol {symbol!r}; {shown}")
         return body, recv_ns, {symbol: known[symbol] for symbol in symbols}
 
     async def clock_offset_ns(self, tries: int = 5) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Why:    random exits, the plainest rule without skill.
 Source: none; a control of the ruler. One coin a second, from integers alone, so that every machine throws the same.
 Blind:  everything.
 """
+
 from dataclasses import dataclass
 
 HOLD, CLOSE = 0, 4
@@ -12,7 +13,7 @@ PRIME = 2_147_483_647
 
 @dataclass(frozen=True)
 class Params:
-    per_million: int = 15_000     # chance of leaving in each second
+    per_million: int = 15_000  # chance of leaving in each second
 
 
 @dataclass

@@ -4,6 +4,7 @@ Why:    it looks prudent, and in a market without an edge earns nothing.
 Source: none; a control of the ruler.
 Blind:  everything but its own result.
 """
+
 from dataclasses import dataclass
 
 HOLD, CLOSE = 0, 4

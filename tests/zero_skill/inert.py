@@ -4,6 +4,7 @@ Why:    a rule that changes nothing must get no credit.
 Source: none; a control of the ruler.
 Blind:  everything.
 """
+
 from dataclasses import dataclass
 
 HOLD, ALERT = 0, 1

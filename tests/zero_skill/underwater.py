@@ -1,9 +1,10 @@
 """Underwater exit: leave at the first touch of half the risk, knowing nothing.
 
-Why:    it "saves" every loser that passes the level, and in a market without an edge earns nothing (measuring, zero-skill rules).
+Why:    it "saves" every loser that passes the level, and in a market without an edge earns nothing.
 Source: none; a control of the ruler.
 Blind:  everything but its own result.
 """
+
 from dataclasses import dataclass
 
 HOLD, CLOSE = 0, 4

@@ -1,0 +1,380 @@
+"""The gateway against a simulated terminal: what it does, what it makes of every answer, and what it refuses."""
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import BadInput
+from engine.gateway.client import DirectLink, LinkLost
+from engine.gateway.intents import IntentJournal
+from engine.gateway.mt5 import Gateway
+from engine.gateway.mt5_worker import Desk, Intents
+from engine.gateway.orders import Exit, Limits, fillings, snap, volume_to_close
+from engine.gateway.retcodes import CODES, NOT_SENT, classify
+from engine.gateway.server_clock import ServerClock
+from engine.gateway.surface import CONSTANTS
+from engine.gateway.terminal import SimulatedTerminal, VirtualClock
+from engine.gateway.terminal_books import HEDGING, NETTING, Book, Spec
+from engine.gateway.terminal_faults import Faults
+from engine.gateway.view import QuoteAges
+from engine.instruments import Instrument
+from engine.kernel import records as k
+
+BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
+
+
+class Rig:
+    """A long position of 1 lot at 60,001 with a stop and a take profit, a gateway, and quotes that keep coming."""
+
+    def __init__(self, script: list | None = None, mode: int = HEDGING, *, side: int = 0, sl: float = 59_000.0, tp: float = 61_000.0,
+                 limits: dict | None = None, journal: IntentJournal | None = None, server: ServerClock | None = ServerClock(), **spec):  # noqa: B008
+        self.clock = VirtualClock()
+        self.book = Book([Spec("BTCUSD", commission_per_lot=7.0, **spec)], mode=mode)
+        self.terminal = SimulatedTerminal([self.book, Book([Spec("BTCUSD")], login=6001)], self.clock, faults=Faults(script or []),
+                                          feed=self._quotes())
+        self.price, self.alarms, self.sent = 6_000_000, [], Intents(None)
+        self.link = DirectLink(Desk(self.terminal.module, self.sent))
+        self.link.restart()
+        self.held = self.book.by_hand("BTCUSD", side, 1.0, sl=sl, tp=tp)
+        self.journal = journal or IntentJournal()
+        self.limits = replace(Limits(frozenset({5001}), frozenset({"BTCUSD"})), **(limits or {}))
+        self.gateway = self.make(server)
+
+    def make(self, server: ServerClock | None = ServerClock()) -> Gateway:  # noqa: B008
+        return Gateway(self.link, self.limits, self.journal, self.clock, {"BTCUSD": BTC}, server=server, alarm=self.alarms.append)
+
+    def _quotes(self):
+        now_ns = self.clock.now_ns()
+        for i in range(10**6):
+            yield now_ns + i * 10**8, "BTCUSD", self.price, self.price + 100
+
+    def ask(self, action: int, decision: str = "d1", **more) -> Exit:
+        return Exit(decision, action, self.held.identifier, "BTCUSD", 1 if self.held.type == 0 else -1, **more)
+
+    def act(self, action: int, decision: str = "d1", **more):
+        return self.gateway.act(self.ask(action, decision, **more))
+
+    @property
+    def requests(self) -> list[dict]:
+        return [request for _, request in self.terminal.log]
+
+    @property
+    def left(self) -> float:
+        held = self.book.find(self.held.identifier)
+        return held.volume / 1e8 if held else 0.0
+
+
+@pytest.mark.parametrize("mode", [HEDGING, NETTING])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_close(mode, side):
+    rig = Rig(mode=mode, side=side, sl=0.0, tp=0.0)
+    done = rig.act(k.CLOSE)
+    assert (done.state, done.code, done.sends, done.lots_closed, done.lots_left) == ("done", k.RULE_CLOSED, 1, 1.0, 0.0)
+    assert done.price == (60_000.0, 60_001.0)[side] and done.net == -8.0 and rig.left == 0.0
+    request = rig.requests[0]
+    assert request["position"] == rig.held.ticket and request["type"] == 1 - side and request["type_filling"] == 1
+    assert request["magic"] == rig.limits.magic and len(request["comment"]) <= 25 and request["price"] == done.price
+
+
+def test_a_reduction_is_a_target_and_asking_twice_closes_once():
+    rig = Rig()
+    assert rig.act(k.PARTIAL, volume_left=60).lots_left == 0.6
+    again = rig.act(k.PARTIAL, "d2", volume_left=60)
+    assert again.state == "refused" and rig.left == 0.6 and len(rig.requests) == 1
+    rig.held.volume = 30_000_000
+    assert rig.act(k.PARTIAL, "d3", volume_left=40).state == "refused" and rig.left == 0.3
+
+
+def test_a_decision_is_acted_on_once():
+    rig = Rig()
+    first = rig.act(k.PARTIAL, volume_left=60)
+    rig.held.volume += 10**8
+    assert rig.act(k.PARTIAL, volume_left=60) == first and rig.make().act(rig.ask(k.PARTIAL, volume_left=60)) == first and len(rig.requests) == 1
+
+
+@pytest.mark.parametrize("side, sl, stop, expected", [
+    (0, 59_000.0, 5_990_003, 59_900.0), (1, 61_000.0, 6_010_003, 60_100.05), (0, 0.0, 5_990_005, 59_900.05), (0, 59_000.0, 5_999_900, 59_998.0),
+    (1, 61_000.0, 6_000_200, 60_003.0)])
+def test_a_stop_is_tightened_on_the_safe_side_and_the_take_profit_stays(side, sl, stop, expected):
+    rig = Rig(side=side, sl=sl, tp=61_500.0 if side == 0 else 58_500.0, tick_points=5, stops_level=200)
+    done = rig.act(k.TIGHTEN, stop_ticks=stop)
+    assert (done.state, done.code, done.stop, done.lots_left) == ("done", k.STOP_MOVED, expected, 1.0)
+    assert rig.held.sl == round(expected * 100) and rig.requests[0]["tp"] == rig.book.specs["BTCUSD"].price(rig.held.tp) > 0
+
+
+@pytest.mark.parametrize("more, reason", [
+    ({"action": 7}, "neither closes"), ({"action": k.HOLD}, "neither closes"), ({"side": -1}, "other side"), ({"side": 0}, "neither 1 nor -1"),
+    ({"action": k.PARTIAL, "volume_left": 200}, "closed"), ({"action": k.PARTIAL, "volume_left": 0}, "to keep"),
+    ({"action": k.PARTIAL}, "to keep"), ({"action": k.TIGHTEN}, "needs a price"), ({"action": k.TIGHTEN, "stop_ticks": 5_800_000}, "not tighter"),
+    ({"action": k.TIGHTEN, "stop_ticks": 5_900_000}, "not tighter"), ({"action": k.TIGHTEN, "stop_ticks": 6_100_000}, "passed"),
+    ({"symbol": "XAUUSD"}, "not among those allowed"), ({"identifier": 1}, "not there"), ({"decision": "a b"}, "not a name")])
+def test_what_adds_risk_or_is_not_understood_is_refused_and_logged(more, reason):
+    rig = Rig()
+    done = rig.gateway.act(replace(rig.ask(k.CLOSE), **more))
+    assert done.state == "refused" and reason in done.reason and done.code == k.REJECTED and rig.requests == []
+    assert rig.left == 1.0 and rig.held.sl == 5_900_000 and reason in rig.journal.decisions[done.decision]["end"]["outcome"]["reason"]
+
+
+@pytest.mark.parametrize("limits, reason", [
+    ({"accounts": frozenset({1})}, "account 5001"), ({"symbols": frozenset()}, "not among"), ({"max_share": 0.5}, "100% of the position"),
+    ({"max_spread_bps": 0.1}, "spread"), ({"actions_per_minute": 0}, "actions a minute"), ({"actions_per_day": 0}, "actions a day")])
+def test_limits(limits, reason):
+    rig = Rig(limits=limits)
+    done = rig.act(k.CLOSE)
+    assert done.state == "refused" and reason in done.reason and rig.requests == []
+
+
+def test_actions_are_counted_over_the_span():
+    rig = Rig(limits={"actions_per_minute": 2, "actions_per_day": 3})
+    states = [rig.act(k.PARTIAL, f"d{i}", volume_left=90 - i).state for i in range(3)]
+    rig.clock.sleep_s(60)
+    states += [rig.act(k.PARTIAL, f"e{i}", volume_left=80 - i).state for i in range(2)]
+    assert states == ["done", "done", "refused", "done", "refused"]
+    rig.terminal.feed, rig.terminal.next_row = iter(()), None
+    rig.clock.sleep_s(86_400)
+    rig.book.push(rig.clock.now_ns(), "BTCUSD", 6_000_000, 6_000_100)
+    assert rig.act(k.CLOSE, "f").state == "done"
+
+
+def test_the_kill_switch(tmp_path):
+    rig = Rig(limits={"kill_file": tmp_path / "STOP"})
+    (tmp_path / "STOP").touch()
+    assert "kill switch" in rig.act(k.CLOSE).reason and rig.requests == []
+    (tmp_path / "STOP").unlink()
+    assert rig.act(k.CLOSE, "d2").state == "done"
+
+
+@pytest.mark.parametrize("code, sends, state", [
+    (10004, 2, "done"), (10006, 2, "done"), (10007, 1, "failed"), (10013, 2, "done"), (10014, 2, "done"), (10015, 2, "done"), (10017, 1, "failed"),
+    (10018, 2, "done"), (10019, 1, "failed"), (10020, 2, "done"), (10021, 2, "done"), (10023, 2, "done"), (10024, 2, "done"), (10026, 1, "failed"),
+    (10027, 1, "failed"), (10028, 2, "done"), (10029, 2, "done"), (10030, 2, "done"), (10035, 2, "done"), (10036, 2, "done"), (10038, 2, "done"),
+    (10039, 2, "done"), (10045, 1, "failed"), (10046, 1, "failed"), (10099, 2, "done")])
+def test_what_each_return_code_leads_to(code, sends, state):
+    rig = Rig([{"do": "retcode", "code": code}])
+    done = rig.act(k.CLOSE)
+    assert (done.state, done.sends) == (state, sends), done
+    assert done.retcodes[0] == code and rig.left == (0.0 if state == "done" else 1.0) and (state == "done") is not bool(rig.alarms)
+
+
+@pytest.mark.parametrize("code", [10004, 10006, 10013, 10018, 10021, 10024, 10028, 10029, 10030])
+def test_no_answer_is_met_for_ever(code):
+    rig = Rig([{"do": "retcode", "code": code} for _ in range(50)])
+    done = rig.act(k.CLOSE)
+    assert done.state in ("failed", "unknown") and done.sends <= 6 and rig.left == 1.0 and rig.alarms
+
+
+def test_every_code_of_the_module_has_a_class_and_only_the_unknown_is_unknown():
+    codes = {value for name, value in CONSTANTS.items() if name.startswith("TRADE_RETCODE_")}
+    assert codes == set(CODES) - {10046}
+    assert {code for code in CONSTANTS.values() if code in NOT_SENT} == set(NOT_SENT)
+    for error in (-1, -3, -10000, -10001, -10002, -77):
+        assert classify(None, error).kind == "ask"
+    for error in (-2, -8, -10003, -10004):
+        assert classify(None, error).kind != "ask"
+
+
+@pytest.mark.parametrize("fault", [
+    {"do": "unknown", "code": 10012}, {"do": "unknown", "code": 10011}, {"do": "unknown", "code": 10031}, {"do": "lost"}, {"do": "unsent"}])
+@pytest.mark.parametrize("mode", [HEDGING, NETTING])
+@pytest.mark.parametrize("action", [k.CLOSE, k.PARTIAL, k.TIGHTEN])
+def test_an_unknown_answer_is_reconciled_before_anything_is_sent_again(fault, mode, action):
+    more = {k.CLOSE: {}, k.PARTIAL: {"volume_left": 60}, k.TIGHTEN: {"stop_ticks": 5_950_000}}[action]
+    for executed, delay_ms, hidden_ms in ((True, 0, 0), (True, 1500, 500), (False, 0, 0)):
+        rig = Rig([fault | {"executed": executed, "delay_ms": delay_ms, "hidden_ms": hidden_ms}], mode)
+        begun_ns = rig.clock.now_ns()
+        done = rig.act(action, **more)
+        again = not executed and not (mode == NETTING and action != k.TIGHTEN)
+        assert len(rig.requests) == 1 + again if fault["do"] != "unsent" or executed else len(rig.requests) == again
+        assert done.state == ("done" if executed or again else "unknown"), done
+        if not executed:
+            assert rig.clock.now_ns() - begun_ns >= rig.limits.settle_s * 1e9
+        want = {k.CLOSE: 0.0, k.PARTIAL: 0.6, k.TIGHTEN: 1.0}[action]
+        assert rig.left == (want if executed or again else 1.0)
+        if done.state == "unknown":
+            assert rig.alarms and "in doubt" in rig.act(action, "d2", **more).reason
+
+
+def test_placed_is_followed_until_filled_or_dead():
+    rig = Rig([{"do": "placed", "delay_ms": 2000}])
+    done = rig.act(k.CLOSE)
+    assert done.state == "done" and done.sends == 1 and done.retcodes == [10008]
+    rig = Rig([{"do": "placed", "delay_ms": 2000, "dies": True}])
+    done = rig.act(k.CLOSE)
+    assert done.state == "done" and done.retcodes == [10008, 10009] and rig.left == 0.0
+
+
+def test_the_rest_of_a_partial_fill_is_sent():
+    rig = Rig([{"do": "partial", "share": 0.5}, {"do": "partial", "share": 0.5}])
+    done = rig.act(k.PARTIAL, volume_left=20)
+    assert done.state == "done" and [request["volume"] for request in rig.requests] == [0.8, 0.4, 0.2] and done.lots_closed == 0.8
+
+
+def test_a_volume_over_the_symbol_s_largest_goes_in_parts():
+    rig = Rig(volume_max=0.4)
+    done = rig.act(k.CLOSE)
+    assert done.state == "done" and [request["volume"] for request in rig.requests] == [0.4, 0.4, 0.2]
+
+
+@pytest.mark.parametrize("fault, reason", [
+    ({"do": "disconnect", "for_ms": 60_000, "call": "terminal_info"}, "no link to the broker"),
+    ({"do": "algo_off", "for_ms": 60_000, "call": "terminal_info"}, "Algo Trading"),
+    ({"do": "account", "login": 6001, "call": "account_info"}, "account 6001")])
+def test_a_terminal_that_is_not_fit_is_not_asked(fault, reason):
+    rig = Rig([fault])
+    done = rig.act(k.CLOSE)
+    assert done.state == "refused" and reason in done.reason and rig.requests == []
+
+
+def test_the_account_is_looked_at_once_more_at_the_last_moment():
+    rig = Rig([{"do": "account", "login": 6001, "call": "account_info", "skip": 2}])
+    done = rig.act(k.CLOSE)
+    assert done.state == "failed" and "6001" in done.reason and rig.requests == []
+
+
+def test_empty_positions_behind_a_lost_link_are_no_close():
+    rig = Rig([{"do": "disconnect", "for_ms": 600, "call": "positions_get"}])
+    done = rig.act(k.CLOSE)
+    assert done.state == "done" and done.code == k.RULE_CLOSED and done.sends == 1
+
+
+def test_a_position_the_broker_closed_meanwhile_is_booked_as_the_broker_s():
+    rig = Rig([{"do": "retcode", "code": 10018}])
+    rig.gateway.start(rig.ask(k.CLOSE))
+    assert rig.gateway.poll() == []
+    rig.book.server_close(rig.held, 4, "[sl 59000.00]")
+    ended = []
+    while not ended:
+        rig.clock.sleep_s(1.0)
+        ended = rig.gateway.poll()
+    assert ended[0].state == "done" and ended[0].code == k.STOPPED and ended[0].sends == 1
+
+
+def test_inside_the_freeze_level_it_waits():
+    rig = Rig(freeze_level=500, sl=59_998.0)
+    done = rig.act(k.CLOSE)
+    assert done.state == "refused" and "freeze level" in done.reason and rig.requests == []
+
+
+def test_a_stale_quote_is_not_traded_on():
+    rig = Rig()
+    rig.terminal.feed, rig.terminal.next_row = iter(()), None
+    rig.clock.sleep_s(30)
+    done = rig.act(k.CLOSE)
+    assert done.state == "refused" and "s old" in done.reason
+
+
+def test_without_the_server_s_clock_a_quote_has_to_change_first():
+    ages, tick = QuoteAges(), {"time_msc": 5, "bid": 1.0, "ask": 2.0}
+    assert ages.age_s("X", tick, 10**9) is None and ages.age_s("X", tick, 2 * 10**9) is None
+    assert ages.age_s("X", tick | {"bid": 1.5}, 3 * 10**9) == 1.0 and ages.age_s("X", tick | {"bid": 1.5}, 5 * 10**9) == 3.0
+    assert ages.age_s("X", tick | {"bid": 0.0}, 5 * 10**9) is None
+    rig = Rig(server=None)
+    rig.price = 6_000_100
+    assert rig.act(k.CLOSE).state in ("done", "refused")
+
+
+@pytest.mark.parametrize("exemode, mask, expected", [
+    (0, 0, [1, 0, 2]), (1, 1, [1, 0, 2]), (2, 0, []), (2, 1, [0]), (2, 2, [1]), (2, 3, [1, 0]), (2, 4, []), (3, 0, [2]), (3, 1, [0, 2]),
+    (3, 7, [1, 0, 2])])
+def test_filling_modes_come_from_the_mask_and_the_execution(exemode, mask, expected):
+    assert fillings({"trade_exemode": exemode, "filling_mode": mask}) == expected
+
+
+def test_the_next_filling_mode_is_tried():
+    rig = Rig([{"do": "retcode", "code": 10030}])
+    rig.act(k.CLOSE)
+    assert [request["type_filling"] for request in rig.requests] == [1, 0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 10**7), st.sampled_from(["0.01", "0.05", "0.25", "1", "0.00001"]), st.booleans())
+def test_a_price_is_snapped_by_less_than_a_tick(ticks, size, up):
+    price, tick = Decimal(ticks) / 1000, Decimal(size)
+    snapped = snap(price, tick, up)
+    assert snapped % tick == 0 and 0 <= (snapped - price) * (1 if up else -1) < tick
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 10**5), st.integers(0, 10**5), st.sampled_from([0.01, 0.1, 0.001, 1.0, 0.02]), st.sampled_from([0.5, 100.0, 10**6]))
+def test_never_more_than_is_over_the_target(held, keep, step, largest):
+    volume = volume_to_close(held * step, keep * step, {"volume_step": step, "volume_max": largest})
+    assert volume <= max(held - keep, 0) * step + 1e-9 and volume <= largest + 1e-9 or keep >= held
+
+
+def test_the_journal_outlives_the_process_and_a_torn_tail(tmp_path):
+    path = tmp_path / "gateway.jsonl"
+    rig = Rig(journal=IntentJournal(path))
+    first = rig.act(k.PARTIAL, volume_left=60)
+    rig.journal.close()
+    lines = [json.loads(line)["what"] for line in path.read_text().splitlines()]
+    assert lines == ["begin", "attempt", "end"]
+    with open(path, "ab") as file:
+        file.write(b'{"what": "attempt", "deci')
+    rig.journal = IntentJournal(path)
+    assert rig.make().act(rig.ask(k.PARTIAL, volume_left=60)) == first
+    assert rig.make().act(rig.ask(k.CLOSE, "d2")).state == "done"
+    rig.journal.close()
+    again = IntentJournal(path)
+    again.close()
+    assert set(again.decisions) == {"d1", "d2"}
+    path.write_text("what\n" + path.read_text())
+    with pytest.raises(BadInput, match="line 1"):
+        IntentJournal(path)
+
+
+class Dies(BaseException):
+    """The engine ends here."""
+
+
+@pytest.mark.parametrize("executed", [True, False])
+@pytest.mark.parametrize("action, more", [(k.CLOSE, {}), (k.PARTIAL, {"volume_left": 60}), (k.TIGHTEN, {"stop_ticks": 5_950_000})])
+def test_after_a_kill_it_finds_out_what_became_of_the_order_and_sends_nothing(executed, action, more):
+    rig = Rig()
+    ask = rig.link.ask
+
+    def die(message, timeout_s=None):
+        if message["call"] == "order_send":
+            if executed:
+                ask(message)
+            raise Dies
+        return ask(message)
+    rig.link.ask = die
+    with pytest.raises(Dies):
+        rig.act(action, **more)
+    rig.link.ask = ask
+    gateway, sent = rig.make(), len(rig.requests)
+    ended, = gateway.recover()
+    assert ended.state == ("done" if executed else "failed") and len(rig.requests) == sent
+    assert gateway.act(rig.ask(action, **more)) == ended and gateway.recover() == [] and len(rig.requests) == sent
+    if executed:
+        assert ended.code == {k.CLOSE: k.RULE_CLOSED, k.PARTIAL: k.RULE_REDUCED, k.TIGHTEN: k.STOP_MOVED}[action]
+
+
+def test_many_positions_are_seen_to_at_once_and_one_at_a_time_each():
+    rig = Rig([{"do": "unknown", "code": 10012, "executed": False}])
+    other = rig.book.by_hand("BTCUSD", 0, 0.5)
+    rig.gateway.start(rig.ask(k.CLOSE))
+    rig.gateway.poll()
+    assert "under way" in rig.act(k.TIGHTEN, "d2", stop_ticks=5_950_000).reason
+    begun_ns = rig.clock.now_ns()
+    assert rig.gateway.act(replace(rig.ask(k.CLOSE, "d3"), identifier=other.identifier)).state == "done"
+    assert rig.clock.now_ns() - begun_ns < 2e9 and rig.left == 1.0
+
+
+def test_a_worker_that_dies_is_restarted():
+    rig = Rig()
+    ask, left = rig.link.ask, [1]
+
+    def lose(message, timeout_s=None):
+        if message["call"] == "order_send" and left:
+            left.pop()
+            ask(message)
+            raise LinkLost("gone")
+        return ask(message)
+    rig.link.ask = lose
+    done = rig.act(k.CLOSE)
+    assert done.state == "done" and len(rig.requests) == 1 and rig.link.restarts == 2
