@@ -1,0 +1,114 @@
+"""Quotes of the terminal reach the recorder once each, in order, in UTC once the server's clock is known."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import SourceFailed
+from engine.gateway.client import DirectLink
+from engine.gateway.mt5_worker import Desk, Intents
+from engine.gateway.terminal import SimulatedTerminal, VirtualClock
+from engine.gateway.terminal_books import Book, Spec
+from engine.gateway.terminal_faults import Faults
+from engine.record.frames import BrokerQuote, Marker
+from engine.sources import mt5 as source
+from engine.sources.mt5 import Mt5Quotes, fresh_rows
+
+
+class Feed:
+    """A terminal with a seeded walk, several ticks of it in one millisecond, and the list of what it quoted."""
+
+    def __init__(self, seed: int = 1, script: list | None = None, begin_ns: int = 1_760_000_000 * 10**9):
+        self.clock, self.told = VirtualClock(begin_ns), []
+        self.book = Book([Spec("BTCUSD"), Spec("XAUUSD", digits=3)])
+        self.terminal = SimulatedTerminal(self.book, self.clock, faults=Faults(script or []), feed=self._rows(seed))
+        self.link = DirectLink(Desk(self.terminal.module, Intents(None)))
+        self.link.restart()
+
+    def _rows(self, seed):
+        dice, now_ns, bid = random.Random(seed), self.clock.now_ns(), 6_000_000
+        while True:
+            row = now_ns, dice.choice(["BTCUSD", "XAUUSD"]), bid, bid + dice.randint(1, 99)
+            if now_ns > self.begun_ns:
+                self.told.append(row)
+            yield row
+            bid += dice.randint(-9, 9)
+            now_ns += dice.choice([0, 0, 400_000, 50 * 10**6, 700 * 10**6])
+
+    begun_ns = 1_760_000_000 * 10**9
+
+
+def test_every_quote_once_in_order_and_in_utc():
+    feed = Feed()
+    quotes, found = Mt5Quotes(feed.link, ["BTCUSD", "XAUUSD"], feed.clock), []
+    for _ in range(600):
+        feed.clock.sleep_s(0.05)
+        found += quotes.poll()
+    assert quotes.offset_s == 3 * 3600
+    for symbol, digits in (("BTCUSD", 2), ("XAUUSD", 3)):
+        told = [(f"{bid / 10**digits:.{digits}f}", f"{ask / 10**digits:.{digits}f}") for ns, name, bid, ask in feed.told
+                if name == symbol and ns <= feed.clock.now_ns()]
+        seen = [(quote.bid, quote.ask) for quote in found if quote.symbol == symbol]
+        assert seen[-len(told):] == told and len(seen) - len(told) <= 30, "only what was quoted at the start may come besides"
+    late = [quote for quote in found if quote.event_ns is not None]
+    assert len(late) > len(found) * 0.8 and all(0 <= feed.clock.now_ns() - quote.event_ns < 31 * 10**9 for quote in late)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9)), max_size=60), st.lists(st.integers(1, 60), max_size=8))
+def test_asking_again_from_the_whole_second_drops_what_was_taken(steps, cuts):
+    """Against the naive way: number the ticks, and take each number once."""
+    msc, ticks = 1_000_000, []
+    for step, price in steps:
+        msc += step * 300
+        ticks.append((msc, float(price), price + 1.0))
+    last, taken, seen = 999_999, 0, []
+    for end in sorted({*cuts, len(ticks)}):
+        shown = [tick for tick in ticks[:end] if tick[0] // 1000 >= last // 1000]
+        rows = dict(zip(("time_msc", "bid", "ask"), zip(*shown))) if shown else {"time_msc": [], "bid": [], "ask": []}
+        fresh, last, taken = fresh_rows(rows, last, taken)
+        seen += fresh
+    assert seen == ticks
+
+
+def test_more_ticks_than_a_page_are_all_taken(monkeypatch):
+    monkeypatch.setattr(source, "PAGE", 40)
+    feed = Feed(2)
+    quotes = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock)
+    quotes.poll()
+    feed.clock.sleep_s(60.0)
+    found = quotes.poll()
+    told = [row for row in feed.told if row[1] == "BTCUSD" and row[0] <= feed.clock.now_ns()]
+    assert len(told) > 80 and len(found) >= len(told) - 1
+
+
+def test_a_lost_link_is_told_once_and_nothing_is_missed():
+    feed = Feed(3, [{"do": "lost", "call": "copy_ticks_from", "skip": 20}] + [{"do": "failed", "code": -1, "call": "copy_ticks_from"}] * 3)
+    quotes, found = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock), []
+    for _ in range(200):
+        feed.clock.sleep_s(0.1)
+        found += quotes.poll()
+    assert [each.code for each in found if isinstance(each, Marker)][:4].count("lost") >= 1
+    told = [f"{bid / 100:.2f}" for ns, name, bid, ask in feed.told if name == "BTCUSD" and ns <= feed.clock.now_ns()]
+    assert [each.bid for each in found if isinstance(each, BrokerQuote)][-len(told):] == told
+    codes = [each.code for each in found if isinstance(each, Marker)]
+    assert codes == ["lost", "connected"] * (len(codes) // 2)
+
+
+def test_the_offset_follows_a_change_of_the_hour():
+    begin_ns = 1_762_063_000 * 10**9               # 2025-11-02 05:56 UTC; New York falls back at 06:00
+    feed = Feed(4, begin_ns=begin_ns)
+    quotes, seen = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock), []
+    assert not seen
+    for _ in range(2000):
+        feed.clock.sleep_s(0.25)
+        quotes.poll()
+        seen.append(quotes.offset_s)
+    assert seen[200] == 3 * 3600 and set(seen) <= {None, 3 * 3600, 2 * 3600}
+
+
+def test_an_unknown_symbol_is_one_sentence():
+    with pytest.raises(SourceFailed, match="NONE"):
+        Mt5Quotes(Feed().link, ["NONE"], VirtualClock())
