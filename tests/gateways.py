@@ -206,6 +206,7 @@ class World:
         request = self.draw()
         self.current = f"{request}"
         held = self.book.find(request.identifier)
+        again, asked = self.journal.known(request.decision) is not None, len(self.terminal.log)
         before, deals = (held.volume if held else 0), set(self.book.deals)
         try:
             if self.dice.random() < 0.1:
@@ -225,6 +226,8 @@ class World:
         own = sum(deal.volume for ticket, deal in self.book.deals.items() if ticket not in deals and deal.reason == EXPERT)
         keep = round(request.volume_left * self.spec.volume_step * LOT) if request.action == PARTIAL else 0
         self._note(own > max(before - keep, 0) + 2, f"closed {own} of {before}, was to keep {keep}")
+        self._note(again and len(self.terminal.log) > asked, "a decision on record was acted on again")
+        self.ends["again"] += again
         self._note(own > 0 and request.action not in (CLOSE, PARTIAL), "dealt for what is no close")
 
     def _recover(self) -> None:

@@ -66,10 +66,10 @@ class Search:
 SEARCHES = {
     "whale": Search("whale", "whale", -1, (5, 10, 20), 30, 2, 2, 2, 0.9, 0.9),
     "whale classic": Search("whale:classic", "whale", -1, (1, 2, 5, 10), 30, 2, 2, 2, 0.9, 0.8),
-    "void": Search("void", "void", 1, (0.5, 0.25, 0.1, 0.02), 60, 5, 20, 3, 0.6, 0.85),
+    "void": Search("void", "void", 1, (0.5, 0.25, 0.1, 0.02), 60, 5, 20, 3, 0.8, 0.85),
     "divergence": Search("divergence", "divergence", 1, (0.5, 1, 2, 5), 100, 25, 30, 3, 0.8, 0.7),
     "momentum_reversal": Search("momentum_reversal", "reversal", -1, (1, 2, 5, 10), 120, 5, 30, 3, 0.8, 0.3),
-    "order_flow": Search("order_flow", "void", 1, (0.2, 0.4, 0.6, 0.8), 100, 3, 40, 3, 0.7, 0.8),
+    "order_flow": Search("order_flow", "void", 1, (0.2, 0.4, 0.6, 0.8), 100, 3, 40, 3, 0.65, 0.8),
 }
 # of balanced sweeps neither side alone is what a rule acts on: each taker side of a millisecond is added up for itself
 DECOYS = {

@@ -15,7 +15,7 @@ from kill_gateway import PLAN, decision, open_gateway
 from engine.kernel.records import PARTIAL, TIGHTEN
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-RUNS, SLOW_RUNS = 4, 200
+RUNS, SLOW_RUNS = 3, 200
 
 
 def once(folder: Path, seed: int) -> str:

@@ -102,11 +102,17 @@ def test_the_offset_follows_a_change_of_the_hour():
     feed = Feed(4, begin_ns=begin_ns)
     quotes, seen = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock), []
     assert not seen
-    for _ in range(2000):
-        feed.clock.sleep_s(0.25)
-        quotes.poll()
+    got = []
+    for _ in range(800):
+        feed.clock.sleep_s(0.5)
+        got.append(len(quotes.poll()))
         seen.append(quotes.offset_s)
-    assert seen[200] == 3 * 3600 and set(seen) <= {None, 3 * 3600, 2 * 3600}
+    assert seen[100] == 3 * 3600 and seen[-1] == 2 * 3600 and set(seen) <= {None, 3 * 3600, 2 * 3600}
+    assert all(sum(got[i:i + 20]) for i in range(0, 780, 20)), "quotes go on through the hour that comes twice"
+    feed.clock.sleep_s(3600.0)
+    quotes.poll()
+    feed.clock.sleep_s(1.0)
+    assert quotes.poll() and not quotes.cursors[0].shown
 
 
 def test_an_unknown_symbol_is_one_sentence():

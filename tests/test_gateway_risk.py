@@ -32,13 +32,13 @@ def worlds(first: int, count: int, guarded: bool = True) -> dict:
 def test_random_requests_only_reduce_risk():
     """A failing seed is named first and reruns alone with TAPEGUARD_SEED."""
     seed = int(os.environ.get("TAPEGUARD_SEED", "1"))
-    total = worlds(seed, 1 if "TAPEGUARD_SEED" in os.environ else 60)
+    total = worlds(seed, 1 if "TAPEGUARD_SEED" in os.environ else 40)
     assert total["deals"] > 0
-    assert "TAPEGUARD_SEED" in os.environ or total["done"] > 300 and total["refused"] > 100 and total["killed"] > 5, total
+    assert "TAPEGUARD_SEED" in os.environ or total["done"] > 200 and total["refused"] > 100 and total["killed"] > 5, total
 
 
 def test_the_gateway_is_right_without_the_worker_s_last_look():
-    total = worlds(500, 25, guarded=False)
+    total = worlds(500, 15, guarded=False)
     assert total["deals"] > 50 and total["done"] > 100, total
 
 

@@ -52,13 +52,14 @@ class IntentJournal:
         else:
             self.decisions[entry["decision"]]["end"] = entry
 
-    def write(self, what: str, decision: str, at_ns: int, **fields) -> None:
-        """Append one entry; when this returns it is on the disk."""
+    def write(self, what: str, decision: str, at_ns: int, *, sync: bool = True, **fields) -> None:
+        """Append one entry; when this returns it is on the disk, with all before it, unless `sync` is off."""
         entry = {"what": what, "decision": decision, "at_ns": at_ns} | fields
         if self.file is not None:
             self.file.write(json.dumps(entry).encode() + b"\n")
             self.file.flush()
-            os.fsync(self.file.fileno())
+            if sync:
+                os.fsync(self.file.fileno())
         self._take(entry)
 
     def known(self, decision: str) -> dict | None:

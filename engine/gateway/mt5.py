@@ -222,7 +222,8 @@ class Gateway:
         now_ns, position = self.clock.now_ns(), view.position
         if work.first is None:
             work.first = view
-            self.journal.write(BEGIN, work.exit.decision, now_ns, exit=vars(work.exit) | {}, login=view.login, netting=view.netting,
+            self.journal.write(BEGIN, work.exit.decision, now_ns, sync=False, exit=vars(work.exit) | {},
+                               login=view.login, netting=view.netting,
                                position={key: position[key] for key in ("ticket", "identifier", "volume", "sl", "tp", "type")},
                                deals=[row["ticket"] for row in view.deals], orders=[row["ticket"] for row in view.past_orders],
                                keep_lots=plan.keep_lots, stop=plan.stop, server_msc=view.tick["time_msc"])

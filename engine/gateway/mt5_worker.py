@@ -28,6 +28,7 @@ INTS = ("action", "position", "type", "type_filling", "type_time", "deviation", 
 FLOATS = ("volume", "price", "sl", "tp")
 MAX_COMMENT, MAX_SYMBOL, MAX_LINE_BYTES, MIN_TOKEN = 25, 29, 1 << 20, 16
 VOLUME_GUARD = 1e-9
+PLAIN = {bool, int, float, str}
 ANSWER_LOST = -10002
 INTENT = re.compile(r"[A-Za-z0-9._:/+-]{1,120}")
 
@@ -38,6 +39,8 @@ class Refused(Exception):
 
 def plain(value):
     """Return a value of the module as JSON can carry it: records as objects, arrays as columns."""
+    if value is None or type(value) in PLAIN:
+        return value
     if hasattr(value, "_asdict"):
         return {key: plain(each) for key, each in value._asdict().items()}
     names = getattr(getattr(value, "dtype", None), "names", None)

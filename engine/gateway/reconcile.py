@@ -29,7 +29,7 @@ def before(view: View) -> Before:
 def reached(view: View, exit: Exit, plan: Plan) -> bool:
     """Tell whether the position is where the decision wants it, whoever brought it there."""
     if view.position is None:
-        return bool(view.deals)        # gone, and a deal says so; without one the link may be lying
+        return True
     if (view.position["type"] == 0) != (exit.side > 0):
         return True                    # reversed by hand: what the decision was about is gone
     if plan.request["action"] == SLTP:
@@ -62,11 +62,13 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
             continue
         if view.orders:
             continue
+        closed = sum(row["volume"] for row in view.deals if row["ticket"] not in known.deals)
+        if view.position is None and closed < known.volume - GUARD_LOTS:
+            continue                       # gone, and the deal that says so is not here yet
         if reached(view, exit, plan):
             yield REACHED, view
             return
         if view.position is not None and plan.request["action"] != SLTP:
-            closed = sum(row["volume"] for row in view.deals if row["ticket"] not in known.deals)
             if closed > 0:
                 if view.position["volume"] <= known.volume - closed + GUARD_LOTS:
                     yield CHANGED, view

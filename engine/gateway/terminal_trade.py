@@ -197,7 +197,8 @@ class TradeServer:
         position = book.positions.get(request["position"])
         comment = request["comment"] if self.rewrite_comment is None else self.rewrite_comment
         order = Order(book.ticket(), spec.name, request["type"], round(request["volume"] * LOT), book.msc(),
-                      filling=request["type_filling"], magic=request["magic"], position_id=position.identifier if position else 0, state=PLACED,
+                      filling=request["type_filling"], magic=request["magic"],
+                      position_id=position.identifier if position else 0, state=PLACED,
                       sl=spec.points(request["sl"]), tp=spec.points(request["tp"]), comment=comment)
         order.left = order.volume
         book.orders[order.ticket] = order

@@ -24,6 +24,7 @@ REFILL_ROWS = 1000
 REFILL_MOST = 100_000          # ids; a longer hole is marked and left
 REFILL_WAITING = 256           # holes
 WATCH_S = 1.0
+REACH_S = 30.0
 CLOCK_S = 600.0                # between two looks at the venue's clock
 
 
@@ -39,7 +40,7 @@ class Options:
     overlap_s: float | None = None
     duration_s: float | None = None
     ssl: object = None
-    reach_s: float = 30.0      # no frame at all within this time of the start: give up
+    reach_s: float | None = None       # no frame at all within this time of the start: give up
     refill: bool = True
     refresh_s: float = REFRESH_S
     silent_s: dict[str, float] | None = None       # by kind of stream; the usual limits where not given
@@ -350,12 +351,12 @@ class Recorder:
 
     async def _watchdog(self) -> None:
         """Mark streams that went silent, and replace their socket: an accepted subscription may deliver nothing."""
-        began = clock.monotonic_s()
+        began, reach_s = clock.monotonic_s(), REACH_S if self.options.reach_s is None else self.options.reach_s
         while True:
             await asyncio.sleep(self.options.watch_s)
             now = clock.monotonic_s()
-            if not self.counters.frames and now - began > self.options.reach_s:
-                raise SourceFailed(f"{self.options.endpoint.venue} sent nothing within {self.options.reach_s:.0f} s of the start "
+            if not self.counters.frames and now - began > reach_s:
+                raise SourceFailed(f"{self.options.endpoint.venue} sent nothing within {reach_s:.0f} s of the start "
                                    f"({self.counters.last_failure or 'connected, but silent'}); check network, name server and path")
             for stream, news in self.watch.silent(now):
                 for group in self.groups:

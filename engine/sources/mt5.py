@@ -15,6 +15,8 @@ from engine.record.frames import BrokerQuote, Marker
 COPY_TICKS_INFO = 1
 PAGE = 5000                        # ticks in one answer; a full page is followed by the next at once
 SAMPLES, LEAST_SAMPLES = 24, 4
+SILENCE_NS = 3 * 10**9             # without a new tick the last one is looked at: the server's clock may have gone back
+REWOUND_MSC = 30 * 60_000
 FRESH_NS = 2 * 10**9               # arrival tells the server's clock only when the poll before was as near
 
 
@@ -27,6 +29,8 @@ class Cursor:
     last_msc: int                  # server milliseconds of the newest tick taken
     taken: int = 0                 # ticks taken of that millisecond
     polled_ns: int = 0
+    fresh_ns: int = 0              # arrival of the newest tick
+    shown: tuple = ()              # the last tick taken while the server lives an hour again
     lost: bool = False
     samples: deque = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
@@ -63,7 +67,8 @@ class Mt5Quotes:
         try:
             if not self.reader.call("symbol_select", symbol, True):
                 raise SourceFailed(f"the terminal cannot select {symbol}; open Market Watch and see how the broker names it")
-            return Cursor(symbol, self.reader.call("symbol_info", symbol)["digits"], self.reader.call("symbol_info_tick", symbol)["time_msc"])
+            digits, last = self.reader.call("symbol_info", symbol)["digits"], self.reader.call("symbol_info_tick", symbol)
+            return Cursor(symbol, digits, last["time_msc"])
         except Unreadable as unreadable:
             raise SourceFailed(f"quotes of {symbol} cannot be read: {unreadable}") from None
 
@@ -84,8 +89,31 @@ class Mt5Quotes:
             found += quotes
         return found
 
+    def _rewound(self, cursor: Cursor) -> list[BrokerQuote]:
+        """Return the last tick where the server's clock went back behind the cursor.
+
+        The history of that hour holds both passes and cannot be told apart, so only the newest tick of each poll is taken.
+        """
+        now_ns = self.clock.now_ns()
+        if now_ns - cursor.fresh_ns < SILENCE_NS and not cursor.shown:
+            return []
+        tick = self.reader.call("symbol_info_tick", cursor.symbol)
+        if tick["time_msc"] > cursor.last_msc - REWOUND_MSC and (not cursor.shown or tick["time_msc"] > cursor.last_msc):
+            cursor.shown, cursor.fresh_ns = (), now_ns
+            return []
+        row = tick["time_msc"], tick["bid"], tick["ask"]
+        if row == cursor.shown:
+            return []
+        if cursor.shown:
+            cursor.samples.append((row[0], now_ns))
+            self._detect()
+        cursor.shown = row
+        return [self._quote(cursor, *row)]
+
     def _poll_symbol(self, cursor: Cursor) -> list[BrokerQuote]:
-        before_ns, quotes = cursor.polled_ns, []
+        before_ns, quotes = cursor.polled_ns, self._rewound(cursor)
+        if cursor.shown:
+            return quotes
         while True:
             rows = self.reader.call("copy_ticks_from", cursor.symbol, max(cursor.last_msc // 1000, 86_400), PAGE, COPY_TICKS_INFO)
             now_ns = self.clock.now_ns()
@@ -94,6 +122,7 @@ class Mt5Quotes:
             if full and not fresh:         # more ticks in one second than a page holds: go on from the next second
                 fresh, last_msc, taken = [], (cursor.last_msc // 1000 + 1) * 1000, 0
             cursor.last_msc, cursor.taken, cursor.polled_ns = last_msc, taken, now_ns
+            cursor.fresh_ns = now_ns if fresh or not cursor.fresh_ns else cursor.fresh_ns
             if fresh and not full and before_ns and now_ns - before_ns <= FRESH_NS:
                 cursor.samples.append((fresh[-1][0], now_ns))
                 self._detect()
