@@ -190,7 +190,9 @@ def test_seeded_faults_over_real_sockets(realdata, tmp_path, seed):
     counters = recorder.counters
     assert counters.frames == counters.kept + counters.duplicates + recorder.watch.holding
     assert session.manifest["frames"] == recorder.journal.last_seq
-    problems = [text for text in check_session(session)["problems"] if "best quotes" not in text]      # dropped ones leave no trace
+    # dropped best quotes leave no trace; and at 20 times the speed the tape may end before REST gives a good snapshot again
+    linked = all(book.synced for book in recorder.watch.books.values())
+    problems = [text for text in check_session(session)["problems"] if "best quotes" not in text and (linked or "do not link" not in text)]
     assert problems == []
     truth = Session(import_files([capture], tmp_path, name="imported")["path"]).table("trades")["trade_id"].to_pylist()
     have = set(session.table("trades")["trade_id"].to_pylist())

@@ -38,6 +38,7 @@ OVERLAP_S = 5.0                # both sockets deliver this long, so that a rotat
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SETTLED_S = 30.0               # a connection that lived this long was no failure
 ATTEMPTS, ATTEMPTS_S = 250, 300.0   # the venue allows 300 connections in 5 minutes
+TRIES_5XX = 2
 FRAME_BYTES = 16 << 20
 REFUSALS = (403, 451)
 _DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
@@ -276,8 +277,10 @@ class Rest:
                 self.until_s = clock.monotonic_s() + wait_s
                 if status == 418 and wait_s > 120:
                     raise SourceFailed(f"{venue} banned this address for {wait_s:.0f} s (418): too many requests before; wait")
-            elif status >= 500:
+            elif status >= 500 and attempt < TRIES_5XX:
                 self.until_s = max(self.until_s, clock.monotonic_s() + BACKOFF_S[attempt])
+            elif status >= 500:
+                break
             elif status in REFUSALS:
                 raise SourceFailed(refusal(self.endpoint, status))
             elif status >= 400:
