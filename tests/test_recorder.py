@@ -161,7 +161,7 @@ RATES = {"drop": 6, "duplicate": 6, "reorder": 3, "gap": 1, "malformed": 3, "ove
          "snapshot_race": 3, "rest_delay": 2, "rest_status": 3, "half_open": 0.5, "wrong_path": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.parametrize("seed", range(10))
 def test_seeded_faults_over_real_sockets(realdata, tmp_path, seed):
     """The simulator's faults at 20 times the speed: what reached the recorder is in the session once, and every hole is marked."""
