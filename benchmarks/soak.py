@@ -46,21 +46,27 @@ def lengthened(captures: list[Path], folder: Path, seconds: float) -> Path:
     with gzip.open(target, "wb", compresslevel=1) as file:
         for turn in range(int(seconds / (span * unit_s)) + 1):
             for stamp, line in zip(stamps, lines):
-                moved = _NUMBERS.sub(lambda m: b'"%s":%d' % (m[1], int(m[2]) + int(steps[m[1]] * turn)), line.partition(b" ")[2])
+                moved = _NUMBERS.sub(
+                    lambda m: b'"%s":%d' % (m[1], int(m[2]) + int(steps[m[1]] * turn)), line.partition(b" ")[2]
+                )
                 file.write(b"%d %s" % (stamp + span * turn, moved))
     return target
 
 
 def serve(capture: Path, venue: str, speed: float, seconds: float, pipe) -> None:
     """Play the capture and cut every socket once a minute."""
-    faults = [Fault(minute * 60 * speed, "close", code=code, reason=reason)
-              for minute in range(1, int(seconds / 60)) for code, reason in [CLOSINGS[minute % len(CLOSINGS)]]]
+    faults = [
+        Fault(minute * 60 * speed, "close", code=code, reason=reason)
+        for minute in range(1, int(seconds / 60))
+        for code, reason in [CLOSINGS[minute % len(CLOSINGS)]]
+    ]
 
     async def main() -> None:
         async with Exchange(ExchangeConfig([capture], venue=venue, speed=speed, faults=faults)) as exchange:
             pipe.send((exchange.ws_url, exchange.rest_url))
             await asyncio.to_thread(pipe.recv)
             pipe.send(dict(exchange.sent))
+
     asyncio.run(main())
 
 
@@ -79,8 +85,17 @@ async def record(options: Options, journal, seconds: float) -> tuple[Recorder, l
     began_s = clock.monotonic_s()
     while (at_s := clock.monotonic_s() - began_s) < seconds and not task.done():
         status = recorder.status()
-        samples.append({"at_s": round(at_s, 1), "resident_mb": resident_mb(), "objects": len(gc.get_objects()),
-                        **{name: status[name] for name in ("kept", "duplicates", "holes", "losses", "connections", "snapshots", "not_synced")}})
+        samples.append(
+            {
+                "at_s": round(at_s, 1),
+                "resident_mb": resident_mb(),
+                "objects": len(gc.get_objects()),
+                **{
+                    name: status[name]
+                    for name in ("kept", "duplicates", "holes", "losses", "connections", "snapshots", "not_synced")
+                },
+            }
+        )
         await asyncio.sleep(SAMPLE_S)
     recorder.stop()
     await task
@@ -91,15 +106,22 @@ def plot(samples: list[dict], path: Path) -> None:
     """Draw each counter over time in a panel of its own."""
     names = [name for name in samples[0] if name != "at_s" and samples[0][name] is not None]
     width, height, last_s = 900, 110, max(1.0, samples[-1]["at_s"])
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height * len(names)}" font-family="sans-serif" font-size="12">',
-             '<rect width="100%" height="100%" fill="white"/>']
+    size = f'width="{width}" height="{height * len(names)}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
     for row, name in enumerate(names):
         values = [sample[name] for sample in samples]
-        low, high = (0, max(values) or 1)
-        points = " ".join(f"{40 + (width - 60) * s['at_s'] / last_s:.1f},{height * (row + 1) - 20 - (height - 45) * (v - low) / (high - low):.1f}"
-                          for s, v in zip(samples, values))
-        parts.append(f'<text x="40" y="{height * row + 18}">{name}: last {values[-1]:,.0f}, most {high:,.0f}</text>'
-                     f'<polyline points="{points}" fill="none" stroke="#1f6fb4"/>')
+        most, foot = max(values) or 1, height * (row + 1) - 20
+        points = " ".join(
+            f"{40 + (width - 60) * sample['at_s'] / last_s:.1f},{foot - (height - 45) * value / most:.1f}"
+            for sample, value in zip(samples, values)
+        )
+        parts.append(
+            f'<text x="40" y="{height * row + 18}">{name}: last {values[-1]:,.0f}, most {most:,.0f}</text>'
+            f'<polyline points="{points}" fill="none" stroke="#1f6fb4"/>'
+        )
     path.write_text("\n".join([*parts, "</svg>"]), encoding="utf-8")
 
 
@@ -132,13 +154,31 @@ def main() -> None:
     if args.plot:
         plot(samples, args.plot)
     settled = [sample for sample in samples if sample["at_s"] >= seconds / 4] or samples
-    print(json.dumps({
-        "minutes": args.minutes, "speed": args.speed, "sent": sum(sent.values()), "counters": vars(recorder.counters),
-        "journal_bytes": recorder.journal.bytes, "resident_mb": {"quarter": settled[0]["resident_mb"], "end": samples[-1]["resident_mb"],
-                                                                 "most": max(sample["resident_mb"] or 0 for sample in samples)},
-        "objects": {"quarter": settled[0]["objects"], "end": samples[-1]["objects"]},
-        "check": {"ok": checked["ok"], "problems": checked["problems"], "gaps": len(checked["sequence"]["gaps"]), "book": checked["book"],
-                  "coverage": checked["coverage"]}}, indent=1))
+    print(
+        json.dumps(
+            {
+                "minutes": args.minutes,
+                "speed": args.speed,
+                "sent": sum(sent.values()),
+                "counters": vars(recorder.counters),
+                "journal_bytes": recorder.journal.bytes,
+                "resident_mb": {
+                    "quarter": settled[0]["resident_mb"],
+                    "end": samples[-1]["resident_mb"],
+                    "most": max(sample["resident_mb"] or 0 for sample in samples),
+                },
+                "objects": {"quarter": settled[0]["objects"], "end": samples[-1]["objects"]},
+                "check": {
+                    "ok": checked["ok"],
+                    "problems": checked["problems"],
+                    "gaps": len(checked["sequence"]["gaps"]),
+                    "book": checked["book"],
+                    "coverage": checked["coverage"],
+                },
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

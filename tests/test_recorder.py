@@ -1,23 +1,13 @@
-"""The recorder over real sockets: against an import of the same capture, from the command line, stopped, killed and refused."""
+"""The recorder over real sockets: against an import of the same capture, and under seeded faults."""
 
 import asyncio
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from exchanges import running
 
-import engine.record.journal as journals
-from engine.cli import main
 from engine.kernel.records import PARTIAL_DEPTH, SNAPSHOT_LEVEL
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
@@ -59,8 +49,11 @@ async def played(exchange: Exchange, recorder: Recorder, sockets: int) -> None:
     await task
 
 
-def recorded(captures: list[Path], data: Path, trades: str = "trade", speed: float = MAX, **options) -> tuple[Session, Recorder, Exchange]:
+def recorded(
+    captures: list[Path], data: Path, trades: str = "trade", speed: float = MAX, **options
+) -> tuple[Session, Recorder, Exchange]:
     """Record captures served by the simulator over real sockets and return the session."""
+
     async def work() -> tuple[Recorder, Exchange]:
         async with Exchange(ExchangeConfig(captures, speed=speed, start="call", **options)) as exchange:
             journal = open_journal(data, "recorded", disk_reserve_bytes=0)
@@ -81,8 +74,10 @@ def columns(session: Session, name: str) -> pa.Table:
     for stem, size in (("ticks", "tick_size"), ("lots", "lot_size")):
         sizes = {i.symbol: Decimal(getattr(i, size)) for i in session.instruments}
         for column in [name for name in rows.column_names if name.endswith(stem)]:
-            values = [None if v is None else format((v * sizes[s]).normalize(), "f")
-                      for v, s in zip(rows[column].to_pylist(), rows["symbol"].to_pylist())]
+            values = [
+                None if v is None else format((v * sizes[s]).normalize(), "f")
+                for v, s in zip(rows[column].to_pylist(), rows["symbol"].to_pylist())
+            ]
             rows = rows.set_column(rows.column_names.index(column), column, pa.array(values, pa.string()))
     return rows
 
@@ -92,7 +87,9 @@ def same(left: Session, right: Session, trades: str) -> None:
     for name in COMPARED:
         assert len(left.table(name)) == len(right.table(name)), name
         for symbol in [i.symbol for i in right.instruments]:
-            first, second = (each.filter(pc.equal(each["symbol"], symbol)) for each in (columns(left, name), columns(right, name)))
+            first, second = (
+                each.filter(pc.equal(each["symbol"], symbol)) for each in (columns(left, name), columns(right, name))
+            )
             assert first.equals(second), f"{name} of {symbol}"
     bits = SNAPSHOT_LEVEL | PARTIAL_DEPTH
     for symbol in [i.symbol for i in right.instruments]:
@@ -100,7 +97,11 @@ def same(left: Session, right: Session, trades: str) -> None:
         for session in (left, right):
             rows = columns(session, "depth")
             rows = rows.filter(pc.equal(rows["symbol"], symbol))
-            depth.append(rows.filter(pc.equal(pc.bit_wise_and(rows["bits"], pa.scalar(bits, pa.uint16())), pa.scalar(0, pa.uint16()))))
+            depth.append(
+                rows.filter(
+                    pc.equal(pc.bit_wise_and(rows["bits"], pa.scalar(bits, pa.uint16())), pa.scalar(0, pa.uint16()))
+                )
+            )
         assert depth[0].equals(depth[1]), f"diffs of {symbol}"
         assert top(left, symbol) == top(right, symbol), f"the book of {symbol}"
 
@@ -110,7 +111,11 @@ def top(session: Session, symbol: str, levels: int = 20) -> tuple[list, list]:
     rows = columns(session, "depth")
     rows = rows.filter(pc.equal(rows["symbol"], symbol)).to_pylist()
     last_id = [row["last_id"] for row in rows if row["bits"] & SNAPSHOT_LEVEL][-1]
-    book = {(row["side"], row["price_ticks"]): row["qty_lots"] for row in rows if row["bits"] & SNAPSHOT_LEVEL and row["last_id"] == last_id}
+    book = {
+        (row["side"], row["price_ticks"]): row["qty_lots"]
+        for row in rows
+        if row["bits"] & SNAPSHOT_LEVEL and row["last_id"] == last_id
+    }
     for row in rows:
         if row["bits"] & bits_of_no_diff == 0 and row["last_id"] > last_id:
             book[row["side"], row["price_ticks"]] = row["qty_lots"]
@@ -145,11 +150,17 @@ def test_a_small_real_capture(realdata, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names, trades", [
-    (["binance_usdm/btcusdt_20230404.dat.gz", "binance_usdm/btcusdt_20230405.dat.gz"], "trade"),
-    (["binance_usdm/btcusdt_20240808.gz"], "trade"), (["binance_usdm/ethusdt_20240808.gz"], "trade"),
-    (["binance_spot/btcusdt_20240808.gz", "binance_spot/btcusdt_20240809.gz"], "trade"),
-    (["cryptofeed/6397a047_BINANCE_FUTURES-1125a2.0.gz"], "aggTrade"), (["cryptofeed/8980a803_BINANCE-ee25be.0.gz"], "aggTrade")])
+@pytest.mark.parametrize(
+    "names, trades",
+    [
+        (["binance_usdm/btcusdt_20230404.dat.gz", "binance_usdm/btcusdt_20230405.dat.gz"], "trade"),
+        (["binance_usdm/btcusdt_20240808.gz"], "trade"),
+        (["binance_usdm/ethusdt_20240808.gz"], "trade"),
+        (["binance_spot/btcusdt_20240808.gz", "binance_spot/btcusdt_20240809.gz"], "trade"),
+        (["cryptofeed/6397a047_BINANCE_FUTURES-1125a2.0.gz"], "aggTrade"),
+        (["cryptofeed/8980a803_BINANCE-ee25be.0.gz"], "aggTrade"),
+    ],
+)
 def test_every_real_capture(realdata, tmp_path, names, trades):
     captures = [realdata / name for name in names]
     session, _, _ = recorded(captures, tmp_path, trades)
@@ -157,14 +168,28 @@ def test_every_real_capture(realdata, tmp_path, names, trades):
     sound(session)
 
 
-RATES = {"drop": 6, "duplicate": 6, "reorder": 3, "gap": 1, "malformed": 3, "oversized": 1, "silent": 1, "close": 3, "shutdown": 1,
-         "snapshot_race": 3, "rest_delay": 2, "rest_status": 3, "half_open": 0.5, "wrong_path": 1}
+RATES = {
+    "drop": 6,
+    "duplicate": 6,
+    "reorder": 3,
+    "gap": 1,
+    "malformed": 3,
+    "oversized": 1,
+    "silent": 1,
+    "close": 3,
+    "shutdown": 1,
+    "snapshot_race": 3,
+    "rest_delay": 2,
+    "rest_status": 3,
+    "half_open": 0.5,
+    "wrong_path": 1,
+}
 
 
 @pytest.mark.by_hand
 @pytest.mark.parametrize("seed", range(10))
 def test_seeded_faults_over_real_sockets(realdata, tmp_path, seed):
-    """The simulator's faults at 20 times the speed: what reached the recorder is in the session once, and every hole is marked."""
+    """The simulator's faults at 20 times the speed: what came is in the session, every hole is marked."""
     print(f"seed {seed}")
     capture = realdata / "binance_usdm" / "ethusdt_20240808.gz"
 
@@ -172,13 +197,17 @@ def test_seeded_faults_over_real_sockets(realdata, tmp_path, seed):
         config = ExchangeConfig([capture], speed=20.0, start="call", seed=seed, rates=RATES)
         async with Exchange(config) as exchange:
             journal = open_journal(tmp_path, "recorded", disk_reserve_bytes=0)
-            options = Options(endpoint_of(exchange), ["ETHUSDT"], silent_s={"trades": 4.0, "depth": 2.0, "best": 2.0, "marks": 1e9})
+            options = Options(
+                endpoint_of(exchange), ["ETHUSDT"], silent_s={"trades": 4.0, "depth": 2.0, "best": 2.0, "marks": 1e9}
+            )
             recorder = Recorder(options, journal)
             task = asyncio.create_task(recorder.run())
             while len(exchange.clients) < 2:
                 await asyncio.sleep(0.01)
             exchange.begin()
-            await asyncio.wait({task, asyncio.create_task(exchange.finished.wait())}, timeout=120, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {task, asyncio.create_task(exchange.finished.wait())}, timeout=120, return_when=asyncio.FIRST_COMPLETED
+            )
             recorder.stop()
             await task
             journal.close()
@@ -190,183 +219,40 @@ def test_seeded_faults_over_real_sockets(realdata, tmp_path, seed):
     counters = recorder.counters
     assert counters.frames == counters.kept + counters.duplicates + recorder.watch.holding
     assert session.manifest["frames"] == recorder.journal.last_seq
-    # dropped best quotes leave no trace; and at 20 times the speed the tape may end before REST gives a good snapshot again
+    # dropped best quotes leave no trace; and the tape may end before REST gives a good snapshot again
     linked = all(book.synced for book in recorder.watch.books.values())
-    problems = [text for text in check_session(session)["problems"] if "best quotes" not in text and (linked or "do not link" not in text)]
+    problems = [
+        text
+        for text in check_session(session)["problems"]
+        if "best quotes" not in text and (linked or "do not link" not in text)
+    ]
     assert problems == []
     truth = Session(import_files([capture], tmp_path, name="imported")["path"]).table("trades")["trade_id"].to_pylist()
     have = set(session.table("trades")["trade_id"].to_pylist())
-    feed = [row for row in session.table("feed").to_pylist() if row["code"] == "gap" and row["stream"] == "trades" and row["from_id"] is not None]
-    bare = [n for n in truth if min(have) < n < max(have) and n not in have and not any(row["from_id"] < n < row["to_id"] for row in feed)]
+    feed = [
+        row
+        for row in session.table("feed").to_pylist()
+        if row["code"] == "gap" and row["stream"] == "trades" and row["from_id"] is not None
+    ]
+    bare = [
+        n
+        for n in truth
+        if min(have) < n < max(have) and n not in have and not any(row["from_id"] < n < row["to_id"] for row in feed)
+    ]
     assert bare == []
-
-
-def arguments(exchange: Exchange, data: Path, *more: str, symbol: str = "BTCUSDT") -> list[str]:
-    return ["record", symbol, "--ws", exchange.ws_url, "--rest", exchange.rest_url, "--data", str(data), "--reserve-gb", "0", *more]
-
-
-def test_the_command_line_records_checks_and_prints_one_object(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
-        assert main(arguments(exchange, tmp_path, "--seconds", "2.5", "--json", "--json-lines", "--name", "mine")) == 0
-    out, err = capsys.readouterr()
-    result = json.loads(out)
-    assert result["session"] == "mine" and result["check"]["ok"] and result["messages"]["depth"] > 10
-    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert len(lines) >= 2 and lines[-1]["frames"] > lines[0]["frames"]
-    assert {"streams", "books", "clock_offset_ms", "journal_bytes", "not_synced", "holes"} <= lines[-1].keys()
-    feed = Session(result["path"]).table("feed").to_pylist()
-    clock_notes = [row["detail"] for row in feed if row["code"] == "note" and "venue clock" in row["detail"]]
-    assert len(clock_notes) == 1 and "known to" in clock_notes[0]
-
-
-def test_quiet_prints_no_status(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
-        assert main(arguments(exchange, tmp_path, "--seconds", "1.2", "--quiet", "--name", "mine")) == 0
-    assert capsys.readouterr().err.splitlines() == ["converting the journal", "checking the session"]
-
-
-def refused(capsys, code: int, *words: str) -> None:
-    """Require one clear sentence on standard error, and nothing on standard output."""
-    out, err = capsys.readouterr()
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("tapeguard: ") and out == "", err
-    for word in words:
-        assert word in lines[0], lines[0]
-
-
-def nothing_left(data: Path) -> bool:
-    return not any((data / "sessions").glob("*")) and not any((data / "sessions").glob(".recording-*"))
-
-
-def test_a_bad_symbol_is_named_with_the_nearest(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture])) as (exchange, _):
-        assert main(arguments(exchange, tmp_path, symbol="BTCUSTD")) == 2
-    refused(capsys, 2, "BTCUSTD", "BTCUSDT")
-    assert nothing_left(tmp_path)
-
-
-@pytest.mark.parametrize("status", [451, 403])
-def test_a_blocked_region_is_said(capture, tmp_path, capsys, status):
-    with running(ExchangeConfig([capture], blocked=status)) as (exchange, _):
-        assert main(arguments(exchange, tmp_path)) == 3
-    refused(capsys, 3, str(status), "location")
-    assert nothing_left(tmp_path)
-
-
-def test_sockets_that_are_blocked_alone_are_said(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture])) as (exchange, call):
-        with running(ExchangeConfig([capture], blocked=451)) as (blocked, _):
-            assert main(["record", "BTCUSDT", "--ws", blocked.ws_url, "--rest", exchange.rest_url, "--data", str(tmp_path), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, "451", "location")
-
-
-@pytest.mark.parametrize("rest, words", [("http://no-such-host.invalid", ("no-such-host.invalid", "name server")),
-                                         ("http://127.0.0.1:9", ("127.0.0.1:9", "does not answer"))])
-def test_dns_down_or_nobody_there(tmp_path, capsys, rest, words):
-    assert main(["record", "BTCUSDT", "--rest", rest, "--ws", "ws://127.0.0.1:9", "--data", str(tmp_path), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, *words)
-    assert nothing_left(tmp_path)
-
-
-def test_an_address_that_is_no_address(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture])) as (exchange, _):
-        assert main(["record", "BTCUSDT", "--ws", "fstream.binance.com", "--rest", exchange.rest_url, "--data", str(tmp_path), "--reserve-gb", "0"]) == 2
-    refused(capsys, 2, "fstream.binance.com", "wss://")
-
-
-def test_sockets_that_never_deliver(capture, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("engine.record.recorder.REACH_S", 1.0)
-    with running(ExchangeConfig([capture])) as (exchange, _):
-        assert main(["record", "BTCUSDT", "--ws", "ws://127.0.0.1:9", "--rest", exchange.rest_url, "--data", str(tmp_path), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, "sent nothing within 1 s", "127.0.0.1")
-
-
-def test_a_folder_that_may_not_be_written(capture, tmp_path, capsys, monkeypatch):
-    def denied(*_args, **_options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", denied)
-    assert main(["record", "BTCUSDT", "--data", str(tmp_path), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, "Permission denied", str(tmp_path))
-
-
-def test_a_file_where_the_data_folder_should_be(tmp_path, capsys):
-    (tmp_path / "data").write_text("")
-    assert main(["record", "BTCUSDT", "--data", str(tmp_path / "data"), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, str(tmp_path / "data"))
-
-
-def test_too_little_disk_at_the_start(tmp_path, capsys):
-    assert main(["record", "BTCUSDT", "--data", str(tmp_path), "--reserve-gb", "10000000"]) == 3
-    refused(capsys, 3, "nothing was recorded", "reserve")
-
-
-def test_a_disk_that_fills_up_keeps_what_was_recorded(capture, tmp_path, capsys, monkeypatch):
-    """The recording ends with one sentence; the next start makes it a session."""
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(journals, "BUDGET_BYTES", 1 << 16)
-    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
-        def full(path):
-            began = time.monotonic() - full.since > 1.5
-            return usage._replace(free=10 if began else 1 << 40)
-        full.since = time.monotonic()
-        monkeypatch.setattr(journals.shutil, "disk_usage", full)
-        code = main([*arguments(exchange, tmp_path, "--name", "full")[:-2], "--reserve-gb", "1", "--name", "full"])
-    assert code == 3
-    refused(capsys, 3, "reserve", "kept in", "next start")
-    monkeypatch.undo()
-    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
-        assert main(arguments(exchange, tmp_path, "--name", "next", "--seconds", "1", "--quiet")) == 0
-    assert "recording full was left unfinished: it is a session now" in capsys.readouterr().err
-    sound(Session(tmp_path / "sessions" / "full"))
-
-
-def spawned(exchange: Exchange, data: Path, name: str) -> subprocess.Popen:
-    """Start a recording in a process of its own and wait until it has frames on disk."""
-    command = [sys.executable, "-c", "import sys; from engine.cli import main; sys.exit(main())",
-               *arguments(exchange, data, "--name", name, "--json", "--json-lines", "--sync-ms", "20")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in child.stderr:
-        if line.startswith("{") and json.loads(line)["kept"] > 50:
-            return child
-    raise AssertionError(child.stdout.read())
-
-
-def test_an_interrupt_ends_with_a_checked_session(capture, tmp_path):
-    with running(ExchangeConfig([capture], speed=2.0)) as (exchange, _):
-        child = spawned(exchange, tmp_path, "stopped")
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    assert child.returncode == 0, err
-    result = json.loads(out)
-    assert result["check"]["ok"] and result["messages"]["trade"] > 0
-    assert result["frames"] == result["recorded"]["last_seq"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not there")
-def test_a_killed_recording_is_recovered_by_the_next_start(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture], speed=2.0)) as (exchange, _):
-        child = spawned(exchange, tmp_path, "killed")
-        child.kill()
-        child.communicate(timeout=60)
-        assert not (tmp_path / "sessions" / "killed").exists()
-        assert main(arguments(exchange, tmp_path, "--name", "after", "--seconds", "1", "--json")) == 0
-    out, err = capsys.readouterr()
-    assert "recording killed was left unfinished: it is a session now" in err
-    session = Session(tmp_path / "sessions" / "killed")
-    assert session.manifest["frames"] > 50
-    assert json.loads(out)["session"] == "after"
-    sound(session)
 
 
 def test_a_wrong_path_is_found_within_seconds(capture, tmp_path):
     """Sockets that are acked and stay silent are replaced, and the session says which streams were silent."""
+
     async def work() -> Recorder:
         config = ExchangeConfig([capture], speed=1.0, start="now", faults=[Fault(0.0, "wrong_path", for_s=2.0)])
         async with Exchange(config) as exchange:
             journal = open_journal(tmp_path, "recorded", disk_reserve_bytes=0)
             limits = {"depth": 1.0, "best": 1.5, "trades": 1.5, "marks": 1.5}
-            recorder = Recorder(Options(endpoint_of(exchange), ["BTCUSDT"], silent_s=limits, watch_s=0.1, overlap_s=0.2), journal)
+            recorder = Recorder(
+                Options(endpoint_of(exchange), ["BTCUSDT"], silent_s=limits, watch_s=0.1, overlap_s=0.2), journal
+            )
             task = asyncio.create_task(recorder.run())
             await asyncio.sleep(4.5)
             recorder.stop()

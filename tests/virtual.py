@@ -1,4 +1,4 @@
-"""A venue, its sockets and its REST in virtual time: hours of a recording pass in a second, the same each time for a seed."""
+"""A venue, its sockets and its REST in virtual time: hours pass in a second, the same each time for a seed."""
 
 import asyncio
 import json
@@ -138,7 +138,7 @@ class Venue:
         self.requests: dict[str, int] = defaultdict(int)
         self.connects: list[float] = []
         self.refuse_until_s = self.misroute_until_s = 0.0
-        self.status: list[int] = []            # of the next REST answers
+        self.status: list[int] = []  # of the next REST answers
         self.garbage = self.stale_by = 0
         self.rest_latency_s = 0.03
         self.drop: dict[str, int] = defaultdict(int)
@@ -169,8 +169,18 @@ class Venue:
                 self.push_diff()
             if self.usdm and now_s >= due_mark:
                 due_mark = now_s + 1.0
-                self.publish("markPrice@1s", {"e": "markPriceUpdate", "E": self.now_ms(), "s": SYMBOL, "p": "60000.10", "i": "60000.00",
-                                              "r": "0.00010000", "T": self.now_ms() + 60_000})
+                self.publish(
+                    "markPrice@1s",
+                    {
+                        "e": "markPriceUpdate",
+                        "E": self.now_ms(),
+                        "s": SYMBOL,
+                        "p": "60000.10",
+                        "i": "60000.00",
+                        "r": "0.00010000",
+                        "T": self.now_ms() + 60_000,
+                    },
+                )
 
     def change(self) -> None:
         """Change one level, never crossing, and quote the touch when it moved."""
@@ -192,20 +202,46 @@ class Venue:
         self.remember()
         touch = max(self.bids), min(self.asks)
         if (touch, self.bids[touch[0]], self.asks[touch[1]]) != before:
-            self.publish("bookTicker", {**({"e": "bookTicker"} if self.usdm else {}), "u": self.update_id, "s": SYMBOL, "b": price_text(touch[0]),
-                                        "B": qty_text(self.bids[touch[0]]), "a": price_text(touch[1]), "A": qty_text(self.asks[touch[1]]),
-                                        **({"T": self.now_ms(), "E": self.now_ms()} if self.usdm else {})})
+            self.publish(
+                "bookTicker",
+                {
+                    **({"e": "bookTicker"} if self.usdm else {}),
+                    "u": self.update_id,
+                    "s": SYMBOL,
+                    "b": price_text(touch[0]),
+                    "B": qty_text(self.bids[touch[0]]),
+                    "a": price_text(touch[1]),
+                    "A": qty_text(self.asks[touch[1]]),
+                    **({"T": self.now_ms(), "E": self.now_ms()} if self.usdm else {}),
+                },
+            )
 
     def push_diff(self) -> None:
         if not self.changes:
             return
-        sides = {side: [[price_text(p), qty_text(q)] for (s, p), q in self.changes.items() if s == side] for side in "ba"}
+        sides = {
+            side: [[price_text(p), qty_text(q)] for (s, p), q in self.changes.items() if s == side] for side in "ba"
+        }
         # a diff begins at the id after the last one's on spot; on USD-M it may begin later, and names the last one
-        ids = {"U": self.first_id, "u": self.update_id, "pu": self.diff_id} if self.usdm else {"U": self.diff_id + 1, "u": self.update_id}
+        ids = (
+            {"U": self.first_id, "u": self.update_id, "pu": self.diff_id}
+            if self.usdm
+            else {"U": self.diff_id + 1, "u": self.update_id}
+        )
         self.diffs.append((self.diff_id, self.update_id))
         self.diff_id, self.first_id = self.update_id, 0
         self.changes.clear()
-        self.publish("depth@100ms", {"e": "depthUpdate", "E": self.now_ms(), **({"T": self.now_ms()} if self.usdm else {}), "s": SYMBOL, **ids, **sides})
+        self.publish(
+            "depth@100ms",
+            {
+                "e": "depthUpdate",
+                "E": self.now_ms(),
+                **({"T": self.now_ms()} if self.usdm else {}),
+                "s": SYMBOL,
+                **ids,
+                **sides,
+            },
+        )
         self.bodies.append(self.book())
         del self.bodies[:-200]
 
@@ -220,12 +256,34 @@ class Venue:
             self.trade_id += 1
             lots = self.rng.randint(1, 500)
             total += lots
-            row = {"e": "trade", "E": self.now_ms(), "T": self.now_ms(), "s": SYMBOL, "t": self.trade_id, "p": price_text(price),
-                   "q": qty_text(lots), **({"X": "MARKET"} if self.usdm else {}), "m": not buy}
+            row = {
+                "e": "trade",
+                "E": self.now_ms(),
+                "T": self.now_ms(),
+                "s": SYMBOL,
+                "t": self.trade_id,
+                "p": price_text(price),
+                "q": qty_text(lots),
+                **({"X": "MARKET"} if self.usdm else {}),
+                "m": not buy,
+            }
             self.trades.append(row)
             self.publish("trade", row)
-        self.publish("aggTrade", {"e": "aggTrade", "E": self.now_ms(), "s": SYMBOL, "a": self.agg_id, "p": price_text(price), "q": qty_text(total),
-                                  "f": first, "l": self.trade_id, "T": self.now_ms(), "m": not buy})
+        self.publish(
+            "aggTrade",
+            {
+                "e": "aggTrade",
+                "E": self.now_ms(),
+                "s": SYMBOL,
+                "a": self.agg_id,
+                "p": price_text(price),
+                "q": qty_text(total),
+                "f": first,
+                "l": self.trade_id,
+                "T": self.now_ms(),
+                "m": not buy,
+            },
+        )
 
     def publish(self, kind: str, data: dict) -> None:
         """Send an event to everybody who asked for it, with the faults under way."""
@@ -237,7 +295,7 @@ class Venue:
         frames = [frame]
         if self.broken[name] > 0:
             self.broken[name] -= 1
-            frames = [frame[:self.rng.randint(5, len(frame) - 1)]]
+            frames = [frame[: self.rng.randint(5, len(frame) - 1)]]
         elif self.twice[name] > 0:
             self.twice[name] -= 1
             frames = [frame, frame]
@@ -294,15 +352,31 @@ class Venue:
 
     def _body(self, name: str, query) -> bytes:
         if name == "exchangeInfo":
-            return json.dumps({"symbols": [{"symbol": SYMBOL, "filters": [{"filterType": "PRICE_FILTER", "tickSize": "0.10"},
-                                                                         {"filterType": "LOT_SIZE", "stepSize": "0.001"}]}]}).encode()
+            return json.dumps(
+                {
+                    "symbols": [
+                        {
+                            "symbol": SYMBOL,
+                            "filters": [
+                                {"filterType": "PRICE_FILTER", "tickSize": "0.10"},
+                                {"filterType": "LOT_SIZE", "stepSize": "0.001"},
+                            ],
+                        }
+                    ]
+                }
+            ).encode()
         if name == "time":
             return json.dumps({"serverTime": self.now_ms() + 70}).encode()
         if name == "depth":
             stale, self.stale_by = self.stale_by, 0
             return self.bodies[max(-len(self.bodies), -1 - stale)] if stale and self.bodies else self.book()
-        rows = [row for row in self.trades if row["t"] >= int(query["fromId"])][:int(query["limit"])]
-        return json.dumps([{"id": row["t"], "price": row["p"], "qty": row["q"], "time": row["T"], "isBuyerMaker": row["m"]} for row in rows]).encode()
+        rows = [row for row in self.trades if row["t"] >= int(query["fromId"])][: int(query["limit"])]
+        return json.dumps(
+            [
+                {"id": row["t"], "price": row["p"], "qty": row["q"], "time": row["T"], "isBuyerMaker": row["m"]}
+                for row in rows
+            ]
+        ).encode()
 
     def install(self, monkeypatch, recorder) -> None:
         """Let a recorder reach this venue and no other."""

@@ -200,7 +200,8 @@ def _ask_for_marks(gaps: list[dict], marks: Marks, symbol: int, seq: np.ndarray,
         return
     rows = marks.of(symbol, gaps[0]["table"], EXCUSING)
     at = np.array([mark.seq for mark in rows], np.int64)
-    named = [(mark.from_id, mark.to_id) for mark in rows if mark.code == "gap" and None not in (mark.from_id, mark.to_id)]
+    named = [(mark.from_id, mark.to_id) for mark in rows
+             if mark.code == "gap" and None not in (mark.from_id, mark.to_id)]
     bare = Sample()
     for gap in gaps:
         low, high = gap["around"]

@@ -100,7 +100,8 @@ def _rebuild_all(messages: Messages, marks: Marks, findings: Findings) -> dict[i
         symbol = messages.symbols[number]
         breaks = [(mark.seq, mark.recv_ns) for mark in marks.of(number, "depth", DOWN)]
         quote_breaks = np.array([mark.seq for mark in marks.of(number, "best", DOWN)], np.int64)
-        book = books[int(number)] = rebuild(messages, int(number), np.array(breaks, np.int64).reshape(-1, 2), quote_breaks)
+        rows = np.array(breaks, np.int64).reshape(-1, 2)
+        book = books[int(number)] = rebuild(messages, int(number), rows, quote_breaks)
         snapshots = np.flatnonzero(book.kind == SNAPSHOT)
         refused = snapshots[book.link[snapshots] == REFUSED]
         if not len(snapshots):

@@ -113,8 +113,8 @@ def _levels(messages: Messages, depth: Columns, own: np.ndarray, low: int, high:
     return side, slot, lots, np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 
 
-def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.ndarray, breaks: np.ndarray,
-               quote_breaks: np.ndarray) -> tuple[np.ndarray, ...]:
+def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.ndarray,
+               breaks: np.ndarray, quote_breaks: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the best quotes by update id, and for each message the range of those of the newest id not above its own.
 
     A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves;

@@ -1,7 +1,8 @@
-"""The recorder: the only door into a session. Every frame, answer and marker gets its seq here, in the order it was read."""
+"""The recorder: the only door into a session. Every frame, answer and marker gets its seq here, as it is read."""
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from engine.errors import SourceFailed, TapeguardError
 from engine.record.frames import Marker, Request, rest_payload
 from engine.record.journal import JournalWriter, recording_folder
 from engine.record.segment import CONTROL, FRAME, REST, TIMER, Origin
+from engine.record.status import status_of
 from engine.record.watch import DEPTH, DROP, HOLD, KEEP, MARKS, OTHER, TRADES, Book, Hole, Stream, Watch
-from engine.sources.binance import SNAPSHOT_LIMIT, Budget, Endpoint, Group, Rest, stream_groups
+from engine.sources.binance import LIFETIME_S, OVERLAP_S, SNAPSHOT_LIMIT, Budget, Endpoint, Group, Rest, stream_groups
 
 TIMER_NS = 100_000_000
 SNAPSHOT_RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -36,8 +38,8 @@ class Options:
     symbols: list[str]
     trades: str = "trade"      # trade | aggTrade
     seed: int = 1
-    lifetime_s: float | None = None
-    overlap_s: float | None = None
+    lifetime_s: float = LIFETIME_S
+    overlap_s: float = OVERLAP_S
     duration_s: float | None = None
     ssl: object = None
     reach_s: float | None = None       # no frame at all within this time of the start: give up
@@ -69,7 +71,7 @@ class Counters:
 
 
 class Recorder:
-    """Runs the sockets of one venue into a journal until told to stop; `tap` sees each journaled frame after it has its seq."""
+    """Runs the sockets of one venue into a journal until told to stop; `tap` sees each frame after it has its seq."""
 
     def __init__(self, options: Options, journal: JournalWriter, tap: Callable | None = None):
         self.options, self.journal, self.tap = options, journal, tap
@@ -77,13 +79,14 @@ class Recorder:
         venue = options.endpoint.venue
         self.rest = Rest(options.endpoint)
         names = stream_groups(venue, options.symbols, options.trades)
-        self.watch = Watch([name for group in names.values() for name in group], venue == "binance_usdm", options.silent_s)
+        every = [name for group in names.values() for name in group]
+        self.watch = Watch(every, venue == "binance_usdm", options.silent_s)
         budget = Budget()
-        extra = {key: value for key, value in (("lifetime_s", options.lifetime_s), ("overlap_s", options.overlap_s)) if value is not None}
-        self.groups = [Group(options.endpoint, name, streams, self._frame, self._event, budget, options.seed * 101 + n, ssl=options.ssl,
-                             **extra) for n, (name, streams) in enumerate(names.items())]
-        self.sources = {group.name: journal.source(Origin(f"{venue} {group.name}".strip(), venue, group.name, group.url))
-                        for group in self.groups}
+        self.groups = [Group(options.endpoint, name, streams, self._frame, self._event, budget, options.seed * 101 + n,
+                             options.lifetime_s, options.overlap_s, options.ssl)
+                       for n, (name, streams) in enumerate(names.items())]
+        origins = [Origin(f"{venue} {group.name}".strip(), venue, group.name, group.url) for group in self.groups]
+        self.sources = {origin.group: journal.source(origin) for origin in origins}
         self.rest_source = journal.source(Origin(f"{venue} rest", venue, "rest", options.endpoint.rest))
         self.began_s = clock.monotonic_s()
         self.instruments: dict[str, tuple[str, str]] = {}
@@ -105,7 +108,8 @@ class Recorder:
             self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
             await self._measure_clock()
             work = [group.run() for group in self.groups]
-            work += [self._timers(), self._snapshots(), self._refills(), self._watchdog(), self._clock(), self._stop.wait()]
+            work += [self._timers(), self._snapshots(), self._refills(), self._watchdog(), self._clock()]
+            work.append(self._stop.wait())
             tasks = [asyncio.create_task(each) for each in work]
             done, _ = await asyncio.wait(tasks, timeout=self.options.duration_s, return_when=asyncio.FIRST_COMPLETED)
             if self._failure:
@@ -119,24 +123,8 @@ class Recorder:
             await self.rest.close()
 
     def status(self) -> dict:
-        """Return what is going on, for the screen and for JSON lines; rates are over the whole recording."""
-        now, counters, journal = clock.monotonic_s(), self.counters, self.journal
-        span_s = max(1e-9, now - self.began_s)
-        streams = {stream.name: {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2), "duplicates": stream.duplicates,
-                                 "late": stream.late, "holes": stream.holes, "stale": stream.stale,
-                                 "age_s": round(now - stream.last_s, 3) if stream.last_s else None,
-                                 "state": "silent" if stream.silent else "ok" if stream.frames else "waiting"}
-                   for stream in self.watch.streams.values()}
-        books = {book.symbol: "synced" if book.synced else "linked" if book.snapshot_id is not None else "waiting for a snapshot"
-                 for book in self.watch.books.values()}
-        return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1), "frames": counters.frames, "kept": counters.kept,
-                "duplicates": counters.duplicates, "holes": counters.holes, "refilled": counters.refilled,
-                "not_refilled": counters.not_refilled, "snapshots": counters.snapshots, "refused_snapshots": counters.refused_snapshots,
-                "connections": counters.connections, "losses": counters.losses, "failures": counters.failures,
-                "last_failure": counters.last_failure, "stale": counters.stale,
-                "slowest_take_ms": round(counters.slowest_take_ms, 2), "clock_offset_ms": counters.offset_ms,
-                "malformed": self.watch.malformed, "unknown": self.watch.unknown, "last_seq": journal.last_seq,
-                "not_synced": journal.last_seq - journal.synced_seq, "journal_bytes": journal.bytes, "books": books, "streams": streams}
+        """Return what is going on, for the screen and for JSON lines."""
+        return status_of(self)
 
     def _take(self, source: int, kind: int, payload: bytes, recv_ns: int) -> None:
         seq = self.journal.append(source, kind, payload, recv_ns)
@@ -144,7 +132,7 @@ class Recorder:
             self.tap(seq, self.journal.last_recv_ns, source, kind, payload)
 
     def _frame(self, group: Group, number: int, frame: bytes, recv_ns: int) -> None:
-        """Journal one socket frame; a journal that fails ends the recording, for nothing can be raised through a socket."""
+        """Journal one socket frame; a journal that fails ends the recording: nothing can be raised in a socket."""
         if self._failure:
             return
         began_s = clock.monotonic_s()
@@ -158,7 +146,7 @@ class Recorder:
             self.counters.slowest_take_ms = took_ms
 
     def _judge(self, group: Group, number: int, frame: bytes, recv_ns: int, now_s: float) -> None:
-        """Journal one socket frame, the holes it reveals before it; one that another socket brought already is left out."""
+        """Journal one socket frame, the holes it reveals before it; what another socket brought already is left out."""
         newest = number == max(group.alive) if len(group.alive) > 1 else None
         stream, holes, what = self.watch.judge(frame, now_s, newest)
         if stream is not None and stream.recovered:
@@ -191,7 +179,7 @@ class Recorder:
 
     def _recovered(self, stream: Stream, recv_ns: int) -> None:
         stream.recovered = False
-        if stream.kind not in (DEPTH, MARKS, OTHER):       # a book needs a snapshot; its hole, if any, is found by the ids
+        if stream.kind not in (DEPTH, MARKS, OTHER):       # a book needs a snapshot first
             self._mark(Marker("resync", stream.symbol, stream.kind), recv_ns)
 
     def _fail(self, error: TapeguardError) -> None:
@@ -248,7 +236,7 @@ class Recorder:
         self._take(self.rest_source, REST, rest_payload(request, body), recv_ns)
 
     async def _timers(self) -> None:
-        """Journal a timer row at every 100 ms of wall time, and the frames that have waited long enough for another socket."""
+        """Journal a timer row at every 100 ms of wall time, and frames that have waited long enough."""
         while True:
             now_ns = clock.now_ns()
             due_ns = (now_ns // TIMER_NS + 1) * TIMER_NS
@@ -260,18 +248,17 @@ class Recorder:
                         self._release(group, self.watch.streams[name], clock.now_ns())
 
     async def _snapshots(self) -> None:
-        """Fetch a depth snapshot for every book that wants one, until it links, and now and then for those that have one."""
+        """Fetch a depth snapshot for every book that wants one, until it links, and now and then for the others."""
         while True:
             now_s = clock.monotonic_s()
             waiting = [book for book in self.watch.books.values() if book.diffs or not book.wanted]
             for book in waiting:
-                if now_s >= (book.next_s if book.wanted else book.refresh_s):
+                if now_s >= book.due_s:
                     await self._snapshot(book)
-            now_s = clock.monotonic_s()
+            due_s = min((book.due_s for book in waiting), default=math.inf) - clock.monotonic_s()
             self._wanted.clear()
             with contextlib.suppress(TimeoutError):
-                due = [max(0.0, (book.next_s if book.wanted else book.refresh_s) - now_s) for book in waiting]
-                async with asyncio.timeout(min([1.0, *due])):
+                async with asyncio.timeout(min(1.0, max(0.0, due_s))):
                     await self._wanted.wait()
 
     async def _snapshot(self, book: Book) -> None:
@@ -313,7 +300,7 @@ class Recorder:
                 self.counters.not_refilled += 1
 
     async def _refill(self, hole: Hole) -> bool:
-        """Fetch the trades of a hole by id; what has not come meanwhile is journaled as refilled. Return whether all were there."""
+        """Fetch the trades of a hole by id, return whether that went well; what has not come meanwhile is journaled."""
         path, stream, at = self._refill_path(), self.watch.streams[hole.stream], hole.from_id + 1
         name = "a" if path == "aggTrades" else "id"
         while at < hole.to_id:
@@ -347,7 +334,8 @@ class Recorder:
         """Note how far the venue's clock is from ours."""
         offset_ns, way_ns = await self.rest.clock_offset_ns()
         self.counters.offset_ms = round(offset_ns / 1e6, 3)
-        self._mark(Marker("note", detail=f"venue clock less ours {offset_ns / 1e6:.3f} ms, known to {way_ns / 2e6:.3f} ms"))
+        text = f"venue clock less ours {offset_ns / 1e6:.3f} ms, known to {way_ns / 2e6:.3f} ms"
+        self._mark(Marker("note", detail=text))
 
     async def _watchdog(self) -> None:
         """Mark streams that went silent, and replace their socket: an accepted subscription may deliver nothing."""
@@ -356,8 +344,9 @@ class Recorder:
             await asyncio.sleep(self.options.watch_s)
             now = clock.monotonic_s()
             if not self.counters.frames and now - began > reach_s:
+                why = self.counters.last_failure or "connected, but silent"
                 raise SourceFailed(f"{self.options.endpoint.venue} sent nothing within {reach_s:.0f} s of the start "
-                                   f"({self.counters.last_failure or 'connected, but silent'}); check network, name server and path")
+                                   f"({why}); check network, name server and path")
             for stream, news in self.watch.silent(now):
                 for group in self.groups:
                     if stream.name in group.streams:

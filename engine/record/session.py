@@ -21,8 +21,9 @@ Show = Callable[[Recorder], None]
 Say = Callable[[str], None]
 
 
-def record_session(options: Options, data: Path, name: str | None, keep: str, show: Show | None, say: Say, **journal_options) -> dict:
-    """Record until Ctrl-C or the duration, and return the `import` object of the session with its check under `check`."""
+def record_session(options: Options, data: Path, name: str | None, keep: str, show: Show | None, say: Say,
+                   **journal_options) -> dict:
+    """Record until Ctrl-C or the duration; return the `import` object of the session, its check under `check`."""
     for left in recover(data, keep):
         tell(left, say)
     started = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -38,7 +39,8 @@ def record_session(options: Options, data: Path, name: str | None, keep: str, sh
         if getattr(error, "kept", None) == 0:
             shutil.rmtree(journal.folder, ignore_errors=True)      # nothing of the market is in it
             raise
-        raise type(error)(f"{error}; what was recorded is kept in {journal.folder}, and the next start makes it a session") from None
+        text = f"{error}; what was recorded is kept in {journal.folder}, and the next start makes it a session"
+        raise type(error)(text) from None
     say("converting the journal")
     result = convert(journal.folder, data, keep=keep)
     result["recorded"] = recorder.status()
@@ -62,7 +64,7 @@ async def _run(options: Options, journal: JournalWriter, show: Show | None) -> R
     recorder = Recorder(options, journal)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):   # Windows: the cancellation is met below
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):   # on Windows: cancelled
             loop.add_signal_handler(number, recorder.stop)
     screen = asyncio.create_task(_screen(recorder, show)) if show else None
     try:

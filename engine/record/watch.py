@@ -1,4 +1,4 @@
-"""What is known of each stream while it is recorded: duplicates, holes in ids, silence, and whether a book can be linked."""
+"""What is known of each stream while it is recorded: duplicates, holes, silence, and whether a book can be linked."""
 
 import re
 from collections import deque
@@ -11,6 +11,7 @@ TRADES, DEPTH, BEST, MARKS, OTHER = "trades", "depth", "best", "marks", "other"
 # how long a stream may be silent; of one that is slow by nature, SLOWNESS times its mean interval where that is longer
 SILENT_S = {TRADES: 60.0, DEPTH: 10.0, BEST: 30.0, MARKS: 10.0}
 SLOWNESS = 30.0
+LONGEST_S = 300.0              # interval that is learnt from; a longer one is an outage
 LONGEST_RETRY_S = 600.0
 HELD_S = 0.25                  # a frame that is ahead of the older socket waits for it no longer
 HELD = 4096                    # such frames a stream
@@ -86,10 +87,10 @@ class Stream:
     recovered: bool = False    # heard again after silence, not yet marked
     retry_s: float = 0.0       # when a silent one gets a new socket again
     backward: int = 0
-    seen: set[int] | None = None       # ids since two sockets deliver
+    seen: set[int] | None = None       # ids since two sockets deliver, until the younger one is past them
     seen_from: int | None = None
     held: deque = field(default_factory=deque)         # frames of the younger socket: id before, id, when, frame
-    missing: deque = field(default_factory=lambda: deque(maxlen=MISSING_RANGES))   # (id before, last id) of what never came
+    missing: deque = field(default_factory=lambda: deque(maxlen=MISSING_RANGES))   # (id before, last id) of holes
 
     def take_late(self, before: int, last: int) -> bool:
         """Take ids out of what is missing; return False when they are not missing."""
@@ -113,6 +114,11 @@ class Book:
     next_s: float = 0.0        # not fetched before
     refresh_s: float = 0.0     # fetched again then, so that the depth covered follows the price
     diffs: deque = field(default_factory=lambda: deque(maxlen=BUFFERED))   # (id before, last id) since the chain began
+
+    @property
+    def due_s(self) -> float:
+        """When the next snapshot is to be fetched."""
+        return self.next_s if self.wanted else self.refresh_s
 
     def follow(self, before: int, last: int) -> None:
         """Take one diff of the chain; where the snapshot proves to be too old for it, another is wanted."""
@@ -170,8 +176,8 @@ class Watch:
             ids = decoder.decode(frame).data
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._unreadable(stream)
-        if stream.frames:      # an outage says nothing of the usual interval
-            stream.mean_s += (min(now_s - stream.last_s, SILENT_S[BEST]) - stream.mean_s) / 64
+        if stream.frames:
+            stream.mean_s += (min(now_s - stream.last_s, LONGEST_S) - stream.mean_s) / 64
         stream.last_s = now_s
         if stream.silent:
             stream.silent, stream.recovered = False, True
@@ -198,7 +204,8 @@ class Watch:
                 book.restart()
         return stream, (), KEEP
 
-    def _chain(self, stream: Stream, before: int, last: int, frame: bytes, now_s: float, newest: bool | None) -> tuple[list[Hole], int]:
+    def _chain(self, stream: Stream, before: int, last: int, frame: bytes, now_s: float,
+               newest: bool | None) -> tuple[list[Hole], int]:
         """Hold the ids of a stream that leaves none out against its last one."""
         if stream.last_id is not None:
             if last <= stream.last_id:
@@ -234,7 +241,7 @@ class Watch:
         return holes
 
     def released(self, stream: Stream, now_s: float, all_of_them: bool = False) -> Iterator[tuple[bytes, list[Hole]]]:
-        """Yield the frames held back that can be journaled now, with the hole before each; those that came otherwise are dropped."""
+        """Yield the frames held back that can be journaled now, with the hole before each; doubles are dropped."""
         while stream.held:
             before, last, since_s, frame = stream.held[0]
             due = all_of_them or now_s - since_s > HELD_S or stream.last_id is None
@@ -251,17 +258,20 @@ class Watch:
             yield frame, () if late else self._take(stream, before, last)
 
     def overlap(self, names: Iterable[str], begins: bool) -> None:
-        """Two sockets deliver these streams from now on, or one does again."""
+        """Two sockets deliver these streams from now on, or one does again, which may still bring what both had."""
         for name in names:
             stream = self.streams[name]
-            stream.seen, stream.seen_from = (set(), stream.last_id) if begins else (None, None)
+            if begins:
+                stream.seen, stream.seen_from = set(), stream.last_id
+            elif not stream.seen:
+                stream.seen = None
 
     def connection(self, stream: Stream, now_s: float) -> None:
         """Begin to wait for a stream whose socket was opened; at 0 nobody waits, the socket is lost."""
         stream.last_s, stream.silent, stream.recovered = now_s, False, False
 
     def silent(self, now_s: float) -> list[tuple[Stream, bool]]:
-        """Return the streams that have been silent too long and whether that is news; again when another socket is to be tried."""
+        """Return the streams silent too long and whether that is news; again when another socket is to be tried."""
         found = []
         for stream in self.streams.values():
             if stream.limit_s is None or not stream.last_s:
@@ -294,7 +304,8 @@ def kind_of(stream: str) -> str:
 def _decoder(stream: str) -> msgspec.json.Decoder:
     """Return what reads the fields of a whole frame that prove a stream's continuity."""
     kind = kind_of(stream)
-    header = {TRADES: AggregateId if stream.endswith("aggTrade") else TradeId, DEPTH: DepthIds, BEST: BestId}.get(kind, PushTime)
+    trades = AggregateId if stream.endswith("aggTrade") else TradeId
+    header = {TRADES: trades, DEPTH: DepthIds, BEST: BestId}.get(kind, PushTime)
     return msgspec.json.Decoder(msgspec.defstruct("Framed", [("data", header)], gc=False))
 
 
@@ -305,14 +316,23 @@ def _stream_of(frame: bytes) -> bytes:
 
 
 def _loose(stream: Stream, number: int | None, newest: bool | None) -> int:
-    """Judge a frame of a stream whose ids leave others out: it is a double when the same id came last, or from the other socket."""
+    """Judge a frame of a stream whose ids prove nothing of those before: a double has the id of the last one, or of one
+    that the other socket brought.
+    """
     if number is None:
         return KEEP
-    if newest is not None and stream.seen is not None:
-        if number in stream.seen or (newest and stream.seen_from is not None and number <= stream.seen_from):
-            return DROP
-        stream.seen.add(number)
+    if stream.seen is not None:
+        before = newest is not False and stream.seen_from is not None and number <= stream.seen_from
+        if before or number in stream.seen:
+            stream.backward += newest is None
+            if stream.backward < BACKWARD:
+                return DROP
+            stream.seen, stream.last_id = None, None
+        elif newest is not None:
+            stream.seen.add(number)
+        elif number > stream.last_id:      # the younger one has come past all that the older one brought
+            stream.seen = None
     if number == stream.last_id and stream.kind is not OTHER:
         return DROP
-    stream.last_id = number if stream.last_id is None else max(number, stream.last_id)
+    stream.last_id, stream.backward = number if stream.last_id is None else max(number, stream.last_id), 0
     return KEEP

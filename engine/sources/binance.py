@@ -1,4 +1,4 @@
-"""Binance over its own sockets: which streams lie on which path, connections that outlive every cut, and REST within its weights."""
+"""Binance over its own sockets: which streams lie on which path, connections that outlive every cut, REST."""
 
 import asyncio
 import contextlib
@@ -83,7 +83,7 @@ class Budget:
 
 
 class Socket(ClientConnection):
-    """A connection that hands each message over right where it is read; while that takes long, the venue is held back."""
+    """A connection that hands each message over right where it is read; meanwhile the venue has to wait."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -123,14 +123,14 @@ class Connection:
 
 
 class Group:
-    """One socket that is always there: reconnects with backoff and jitter, and is replaced with an overlap before its lifetime ends.
+    """One socket that is always there: reconnects with backoff and jitter, has a successor before its lifetime ends.
 
-    `sink(group, connection number, frame, recv_ns)` is called for each frame right at the read; `event(group, code, detail)` for connected,
-    lost and failed. `alive` are the numbers of the open connections, the youngest has the highest.
+    `sink(group, connection number, frame, recv_ns)` is called for each frame right at the read; `event(group, code,
+    detail)` for connected, lost and failed. `alive` are the open connections' numbers, the highest is the youngest.
     """
 
-    def __init__(self, endpoint: Endpoint, name: str, streams: list[str], sink: Callable, event: Callable, budget: Budget, seed: int,
-                 lifetime_s: float = LIFETIME_S, overlap_s: float = OVERLAP_S, ssl=None):
+    def __init__(self, endpoint: Endpoint, name: str, streams: list[str], sink: Callable, event: Callable,
+                 budget: Budget, seed: int, lifetime_s: float = LIFETIME_S, overlap_s: float = OVERLAP_S, ssl=None):
         self.endpoint, self.name, self.streams = endpoint, name, streams
         self.url = group_url(endpoint, name, streams)
         self.sink, self.event, self.budget = sink, event, budget
@@ -195,7 +195,7 @@ class Group:
             self.event(self, "lost", f"connection {connection.number}: {_closed(connection.socket)}")
 
     async def _live(self, current: Connection) -> None:
-        """Wait until a socket ends; when its time is up, or when asked, let a successor deliver beside it for a while first."""
+        """Wait until a socket ends; when its time is up, or when asked, let a successor deliver beside it first."""
         due_s, failures = clock.monotonic_s() + self.lifetime_s, 0
         self._rotate.clear()
         while True:
@@ -210,7 +210,7 @@ class Group:
             self._rotate.clear()
             successor = await self._connect()
             if successor:
-                await asyncio.wait({current.ended, successor.ended}, timeout=self.overlap_s, return_when=asyncio.FIRST_COMPLETED)
+                await _first(self.overlap_s, current.ended, successor.ended)
             if successor is None or (successor.ended.done() and not current.ended.done()):
                 failures += 1
                 due_s = clock.monotonic_s() + self._pause_s(failures)
@@ -228,6 +228,11 @@ class Group:
         """Close the sockets; `run` opens another."""
         for connection in list(self._open.values()):
             await connection.socket.close()
+
+
+async def _first(seconds: float, *tasks: asyncio.Task) -> None:
+    """Wait until one of these is done, but no longer than so long."""
+    await asyncio.wait(tasks, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
 
 
 def _reason(error: BaseException) -> str:
@@ -260,7 +265,7 @@ class Rest:
         return str(httpx.URL(f"{self.endpoint.rest}{REST_PATH[self.endpoint.venue]}/{path}", params=params))
 
     async def get(self, path: str, **params) -> tuple[bytes, int, int]:
-        """Return body, time asked and time received (ns); wait where the venue says so, fail in one sentence where it refuses for good."""
+        """Return body, time asked and time received (ns); wait where the venue says so, fail where it refuses."""
         venue, address, status = self.endpoint.venue, self.address(path, params), 0
         for attempt in range(5):
             await asyncio.sleep(max(0.0, self.until_s - clock.monotonic_s()))
@@ -276,7 +281,7 @@ class Rest:
                 wait_s = _seconds(answer.headers.get("Retry-After"))
                 self.until_s = clock.monotonic_s() + wait_s
                 if status == 418 and wait_s > 120:
-                    raise SourceFailed(f"{venue} banned this address for {wait_s:.0f} s (418): too many requests before; wait")
+                    raise SourceFailed(f"{venue} banned this address for {wait_s:.0f} s (418): too many requests; wait")
             elif status >= 500 and attempt < TRIES_5XX:
                 self.until_s = max(self.until_s, clock.monotonic_s() + BACKOFF_S[attempt])
             elif status >= 500:
@@ -299,7 +304,7 @@ class Rest:
                 self.until_s = max(self.until_s, clock.monotonic_s() + 60 - recv_ns / 1e9 % 60)
 
     async def instruments(self, symbols: list[str]) -> tuple[bytes, int, dict[str, tuple[str, str]]]:
-        """Return the raw exchangeInfo, when it came, and tick and step size of each symbol; an unknown symbol is named with the nearest."""
+        """Return the raw exchangeInfo, when it came, and tick and step size of each symbol; an unknown one is named."""
         body, _, recv_ns = await self.get("exchangeInfo")
         known = {}
         try:
@@ -318,7 +323,7 @@ class Rest:
         return body, recv_ns, {symbol: known[symbol] for symbol in symbols}
 
     async def clock_offset_ns(self, tries: int = 5) -> tuple[int, int]:
-        """Return server time less ours from the answer with the shortest way (Cristian 1989), and that way: it is exact to half of it."""
+        """Return server time less ours from the answer with the shortest way (Cristian 1989), and twice its error."""
         best, offset = 0, 0
         for _ in range(tries):
             body, asked_ns, recv_ns = await self.get("time")
@@ -327,7 +332,8 @@ class Rest:
                 try:
                     offset = msgspec.json.decode(body)["serverTime"] * _MS - (asked_ns + recv_ns) // 2
                 except (msgspec.DecodeError, KeyError, TypeError):
-                    raise SourceFailed(f"{self.endpoint.rest} answered time with something else ({body[:60]!r})") from None
+                    text = f"{self.endpoint.rest} answered time with something else ({body[:60]!r})"
+                    raise SourceFailed(text) from None
         return offset, best
 
     async def close(self) -> None:

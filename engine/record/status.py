@@ -1,0 +1,38 @@
+"""What a recording shows of itself, on the screen and as JSON lines."""
+
+from typing import TYPE_CHECKING
+
+from engine import clock
+from engine.record.watch import Book, Stream
+
+if TYPE_CHECKING:
+    from engine.record.recorder import Recorder
+
+COUNTED = ("frames kept duplicates holes refilled not_refilled snapshots refused_snapshots connections losses failures "
+           "last_failure stale").split()
+
+
+def status_of(recorder: "Recorder") -> dict:
+    """Return the state of a recorder; rates are over the whole recording."""
+    now_s, counters, journal, watch = clock.monotonic_s(), recorder.counters, recorder.journal, recorder.watch
+    span_s = max(1e-9, now_s - recorder.began_s)
+    return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1),
+            **{name: getattr(counters, name) for name in COUNTED},
+            "slowest_take_ms": round(counters.slowest_take_ms, 2), "clock_offset_ms": counters.offset_ms,
+            "malformed": watch.malformed, "unknown": watch.unknown, "last_seq": journal.last_seq,
+            "not_synced": journal.last_seq - journal.synced_seq, "journal_bytes": journal.bytes,
+            "books": {book.symbol: _book(book) for book in watch.books.values()},
+            "streams": {stream.name: _stream(stream, now_s, span_s) for stream in watch.streams.values()}}
+
+
+def _book(book: Book) -> str:
+    if book.synced:
+        return "synced"
+    return "waiting for a snapshot" if book.snapshot_id is None else "linked"
+
+
+def _stream(stream: Stream, now_s: float, span_s: float) -> dict:
+    return {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2), "duplicates": stream.duplicates,
+            "late": stream.late, "holes": stream.holes, "stale": stream.stale,
+            "age_s": round(now_s - stream.last_s, 3) if stream.last_s else None,
+            "state": "silent" if stream.silent else "ok" if stream.frames else "waiting"}
