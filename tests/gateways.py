@@ -202,7 +202,7 @@ class World:
         if self.dice.random() < 0.1:
             self.meddle()
         if self.dice.random() < 0.3:
-            self.terminal.login, self.terminal.pipe_open = 5001, True
+            self.terminal.login, self.terminal.session.pipe_open = 5001, True
         request = self.draw()
         self.current = f"{request}"
         held = self.book.find(request.identifier)

@@ -117,11 +117,11 @@ MAX_TEXT_UNITS, MAX_GROUP_UNITS, MAX_SERVER_UNITS, MAX_PATH_UNITS = 29, 1997, 25
 
 
 class Broken(Exception):
-    """A call ends with None and this last_error."""
+    """A call ends with None and this last_error; `cut`: the pipe is gone too."""
 
-    def __init__(self, code: int, text: str = ""):
+    def __init__(self, code: int, text: str = "", cut: bool = False):
         super().__init__(code)
-        self.code, self.text = code, text or ERROR_TEXTS[code]
+        self.code, self.text, self.cut = code, text or ERROR_TEXTS[code], cut
 
 
 def _lines(text: str) -> list[list[str]]:

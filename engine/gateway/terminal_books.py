@@ -163,6 +163,19 @@ class Book:
         rows = self.ticks.get(symbol)
         return rows[-1][1:] if rows else None
 
+    def ticks_since(self, symbol: str, begin_msc: int | None, end_msc: int | None = None) -> list[tuple[int, int, int]]:
+        """Return (server msc, bid, ask) from a server time on, oldest first, all kept ones for None."""
+        rows, found = self.ticks[symbol], []
+        steady = rows and self.server.offset_s(rows[0][0] // 10**9) == self.server.offset_s(rows[-1][0] // 10**9)
+        for utc_ns, bid, ask in reversed(rows):
+            msc = self.server.server_msc(utc_ns)
+            if begin_msc is not None and msc < begin_msc:
+                if steady:             # else the server's clock was put back among them, and later rows may be in range again
+                    break
+            elif end_msc is None or msc <= end_msc:
+                found.append((msc, bid, ask))
+        return found[::-1]
+
     def exit_points(self, position: Position) -> int:
         """Return the price at which a position would close now."""
         bid, ask = self.quote(position.symbol)
