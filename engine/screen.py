@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 STDERR = Console(stderr=True)
 
@@ -90,7 +91,8 @@ def check_table(result: dict) -> Table:
         "receive - event time", f"{offset['min']:.1f} / {offset['median']:.1f} / {offset['max']:.1f} ms" if known else "not known"
     )
     for stream, share in result["coverage"].items():
-        table.add_row(f"trusted: {stream}", "-" if share is None else f"{share:.2%}")
+        lacking = ", ".join(f"{why.replace('_', ' ')} {part:.2%}" for why, part in result["coverage_reasons"][stream].items())
+        table.add_row(f"trusted: {stream}", f"{share:.2%}" + (f" ({lacking})" if lacking else ""))
     return table
 
 
@@ -241,4 +243,18 @@ def sql_table(columns: list[str], rows: list[tuple]) -> Table:
         table.add_column(name)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
+    return table
+
+
+def doctor_table(result: dict) -> Table:
+    """Return what the doctor found: a line for each check, and below one that is not well how to mend it."""
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+    failed = sum(each["state"] == "fail" for each in result["findings"])
+    table = Table(title=f"{failed} to mend" if failed else "Nothing is in the way", title_justify="left", title_style="bold")
+    for name in ("check", "state", "seen"):
+        table.add_column(name)
+    for each in result["findings"]:
+        table.add_row(Text(each["name"]), Text(each["state"], styles[each["state"]]), Text(each["seen"]))
+        if each["mend"]:
+            table.add_row("", "", Text(f"→ {each['mend']}", "cyan"))
     return table

@@ -226,6 +226,21 @@ def test_a_snapshot_from_before_the_diffs_is_named(tmp_path: Path) -> None:
     assert found["book"]["compared"] == 0 and found["coverage"]["BTCUSDT.depth"] == 0
 
 
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_snapshot_the_recorder_refused_is_no_problem_and_one_it_vouched_for_is(tmp_path: Path, claimed: bool) -> None:
+    """A recorder keeps every answer of the venue, old ones too; a resync row with its id says that a book begins."""
+    def edit(rows: dict) -> None:
+        snapshot = [row for row in rows["depth"] if row["bits"] & SNAPSHOT_LEVEL]
+        for row in snapshot:
+            row["last_id"] -= 1_000
+        if claimed:
+            insert_feed(rows, snapshot[0]["seq"] + 1, "resync", "depth", "BTCUSDT", None, snapshot[0]["last_id"])
+        insert_feed(rows, 2, "connected", "depth", "BTCUSDT")
+    found = checked(tmp_path, edit)
+    assert any("1 snapshots of BTCUSDT do not link" in text for text in found["problems" if claimed else "notes"])
+    assert found["ok"] is not claimed and found["coverage"]["BTCUSDT.depth"] == 0
+
+
 def test_a_session_without_snapshot_has_no_book_and_says_so(tmp_path: Path) -> None:
     def edit(rows: dict) -> None:
         remove_message(rows, next(row["seq"] for row in rows["depth"] if row["bits"] & SNAPSHOT_LEVEL))
@@ -308,10 +323,39 @@ def test_coverage_leaves_out_loss_and_silence(tmp_path: Path) -> None:
     insert_feed(rows, again, "connected", "trades")
     insert_feed(rows, lost, "lost", "trades")
     insert_feed(rows, lost, "lost", "depth")
-    shares = check_session(write_session(tmp_path, rows))["coverage"]
+    found = check_session(write_session(tmp_path, rows))
+    shares, why = found["coverage"], found["coverage_reasons"]
     assert shares["BTCUSDT.best"] == pytest.approx(0.85, abs=0.01)     # 10 s of silence are let pass
     assert shares["BTCUSDT.trades"] == pytest.approx(0.75, abs=0.01)
     assert shares["BTCUSDT.depth"] == pytest.approx(0.25, abs=0.02)    # no snapshot after the loss
+    assert why["BTCUSDT.best"].keys() == {"stale"}
+    assert why["BTCUSDT.trades"]["lost"] == pytest.approx(0.25, abs=0.01)
+    assert why["BTCUSDT.depth"] == pytest.approx({"lost": 0.25, "resync": 0.5, "gap": 0.0}, abs=0.01)
+
+
+def test_coverage_names_the_reason_for_every_moment_it_leaves_out(tmp_path: Path) -> None:
+    """100 s: nothing before 10, a hole from 20 to 24, a loss from 40 to 50, marked stale from 60 to 65, silent from 80."""
+    rows = tiny_rows(steps=1000)
+    begin = rows["feed"][0]["recv_ns"]
+
+    def at(seconds: float) -> int:
+        return min(row["seq"] for row in rows["feed"] if row["recv_ns"] - begin >= seconds * SECOND_NS - 10**7)
+
+    rows["feed"][0].update(code="note")
+    for name in ("trades", "best"):
+        for low, high in ((0, 10), (20, 24), (40, 50), (60, 65), (80, 100)):
+            for seq in reversed([s for s in message_seqs(rows, name) if at(low) < s < (at(high) if high < 100 else 1e9)]):
+                remove_message(rows, seq)
+    for seconds, code in ((65, "resync"), (60, "stale"), (50, "connected"), (40, "lost")):
+        for name in ("trades", "best"):
+            insert_feed(rows, at(seconds), code, name, "BTCUSDT")
+    insert_feed(rows, at(24), "gap", "trades", "BTCUSDT")
+    found = check_session(write_session(tmp_path, rows))
+    best, trades = (found["coverage_reasons"][f"BTCUSDT.{name}"] for name in ("best", "trades"))
+    assert best == pytest.approx({"not_started": 0.1, "lost": 0.1, "stale": 0.05 + 0.1}, abs=0.005)
+    assert trades["gap"] == pytest.approx(0.04, abs=0.01) and trades["lost"] == pytest.approx(0.1, abs=0.005)
+    for stream, share in found["coverage"].items():
+        assert share + sum(found["coverage_reasons"][stream].values()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_a_stream_connected_but_never_heard_is_covered_for_its_silence_only(tmp_path: Path) -> None:

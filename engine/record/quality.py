@@ -38,14 +38,15 @@ def check_session(session: Session | Path | str, progress: Callable[[str], None]
     book = _judge_books(messages, books, findings)
     clock = _check_clock(messages, findings)
     say("coverage")
-    shares = coverage(messages, marks, gaps, books)
+    shares, reasons = coverage(messages, marks, gaps, books)
     sequence["gaps"] = [{key: value for key, value in gap.items() if key != "around"} for gap in gaps]
     if gaps:
         where = sorted({f"{gap['table']} of {gap['symbol']}" for gap in gaps})
         findings.notes.append(f"{len(gaps)} recorded gaps: {', '.join(where)}")
     return {"session": session.id, "ok": not findings.problems, "sequence": sequence, "trade_ids": trade_ids,
             "book": book, "clock": clock, "files": files, "coverage": shares,
-            "problems": findings.problems, "notes": findings.notes}
+            "coverage_reasons": reasons, "problems": findings.problems,
+            "notes": findings.notes}
 
 
 def _check_files(session: Session, findings: Findings) -> tuple[dict, dict[str, list[Path]]]:
@@ -110,8 +111,15 @@ def _rebuild_all(messages: Messages, marks: Marks, findings: Findings) -> dict[i
             text = (f"{len(refused)} snapshots of {symbol} do not link to the diffs around them, first at seq "
                     f"{book.seq[at]} with last update id {book.last_id[at]}")
             healed = (book.link[snapshots[snapshots > refused[-1]]] == LINKED).any()
-            (findings.notes if healed else findings.problems).append(text)
+            known = _known_refused(marks, int(number), book.last_id[refused])
+            (findings.notes if healed or known else findings.problems).append(text)
     return books
+
+
+def _known_refused(marks: Marks, symbol: int, ids: np.ndarray) -> bool:
+    """Return whether a recorder kept these snapshots without saying that a book begins with them."""
+    recorded = any(mark.symbol == symbol and mark.stream for mark in marks.of(symbol, "depth", ("connected",)))
+    return recorded and not {mark.to_id for mark in marks.of(symbol, "depth", ("resync",))} & set(ids.tolist())
 
 
 def _judge_books(messages: Messages, books: dict[int, Rebuild], findings: Findings) -> dict:
