@@ -298,7 +298,7 @@ def measure(args: argparse.Namespace) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     result["report"] = str(path)
     write_report(path, result, detail)
-    show(args, result, *screen.measure_parts(result), f"report {path}")
+    show(args, result, *screen.measure_parts(result), f"\n{result['calibration']['sentence']}", f"report {path}")
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -328,10 +328,12 @@ def sweep(args: argparse.Namespace) -> None:
 
 def analyse(args: argparse.Namespace) -> None:
     """Show the analysis of a moment."""
+    from engine.analysis.calibration import published
     from engine.analysis.summary import analyse as run
     from engine.analysis.summary import screen_parts
 
-    result = run(find_session(args), args.symbol, at=args.at, direction=args.direction, detail="full")
+    session, calibrations = find_session(args), published(args.data)
+    result = run(session, args.symbol, at=args.at, direction=args.direction, detail="full", calibrations=calibrations)
     show(args, result, screen_parts(result))
 
 

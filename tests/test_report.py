@@ -43,13 +43,27 @@ def test_page_is_whole_and_needs_nothing_else():
         "How long before the baseline exit",
         "Where the trades went and where the rules stepped in",
         "Which rule earned it",
-        "Is the score a probability?",
+        "Is the order-flow score a probability?",
         "What these numbers do not mean",
     ]
     assert read.text.index("Broker quotes are modelled.") < read.text.index("Verdicts")
     for kind in ("change", "equity", "lead", "fired"):
         assert page.count(f'data-chart="{kind}"') == len(FLOW + CONTROLS)
-    assert page.count('data-chart="calibration"') == 2
+    assert page.count('data-chart="calibration"') == 1
+
+
+def test_the_reliability_curve_is_of_the_score_and_absent_where_nothing_was_judged():
+    result, detail = example(n=150, names=["whale"])
+    page = render_report(result, detail)
+    drawn = chart(page, "calibration")
+    assert drawn.count("<circle") == drawn.count('class="whisker"') == 4, "a bin without a call has no dot"
+    assert "score 50 to 70: predicted 66%, observed 68%, 22 calls" in drawn and "not of a rule" in page
+    assert "116 of 207 calls" in Page(page).text and "data-rule" not in page[page.index('id="calibration"') : page.index('id="honesty"')]
+    bare = {**result["calibration"], "bins": [], "brier": None}
+    bare["sentence"] = "Order-flow score: not calibrated; a calibration needs <two> sessions."
+    page = render_report({**result, "calibration": bare}, detail)
+    assert 'data-chart="calibration"' not in page and "a calibration needs <two> sessions." in Page(page).text
+    assert 'id="calibration"' not in render_report({**result, "calibration": None}, detail)
 
 
 def test_recorded_quotes_carry_no_warning():

@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+from engine.analysis.calibration import published
 from engine.analysis.moment import Moment, canonical, parse_at, utc_text
 from engine.analysis.runs import RunFolder, exit_answer, positions_answer
 from engine.analysis.summary import analyse_moment, signal_answer, trend_answer
@@ -73,6 +74,7 @@ class Library:
             held = Moment.of_session(session, at_ns)
         else:
             held.advance(at_ns)
+        held.calibrations = published(self.data)
         self._moments[str(session.path)] = held
         while len(self._moments) > KEPT:
             self._moments.popitem(last=False)

@@ -41,6 +41,16 @@ def code_version(kernel: str) -> str:
     return f"{metadata.version('tapeguard')}+{digest.hexdigest()[:12]}"
 
 
+@cache
+def score_code() -> str:
+    """Return a name for the text that makes a score; a calibration of other text says nothing of it."""
+    digest = hashlib.sha256()
+    for folder in (Path(__file__).parent, Path(__file__).parents[1] / "kernel"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def parse_at(text: str | int | None, session: Session) -> int | None:
     """Return a moment in nanoseconds, from nanoseconds, +seconds after the start, or an ISO time; None is the end."""
     if text is None or text == "":
@@ -85,6 +95,7 @@ class Moment:
         self.seq: int | None = None
         self.as_of_ns: int | None = None
         self.first_ns: int | None = None
+        self.calibrations: dict[str, dict] = {}  # what was published of the score, by symbol
         self.tapes = [Tape() for _ in self.desk.pairs]
         self.books = np.full(
             (len(self.desk.pairs), _SAMPLES, 2), np.nan
@@ -156,10 +167,16 @@ class Moment:
         number = self.desk.numbers[name]
         return View(self, number, venue[number])
 
-    def key(self, arguments: dict) -> str:
+    def key(self, arguments: dict, calibration: dict | None = None) -> str:
         """Return the reproducibility key: the same key, the same bytes."""
         text = canonical(
-            {"record": self.record, "seq": self.seq, "code": code_version(self.run.folder.name), "arguments": arguments}
+            {
+                "record": self.record,
+                "seq": self.seq,
+                "code": code_version(self.run.folder.name),
+                "arguments": arguments,
+                **({} if calibration is None else {"calibration": calibration}),
+            }
         )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -179,6 +196,14 @@ class View:
         instrument = next((each for each in moment.instruments if each.symbol == symbol), None)
         self.unit = "USDT" if symbol.endswith("USDT") else "quote"
         self.instrument = instrument
+
+    @cached_property
+    def calibration(self) -> dict | None:
+        """Return the published calibration of this score, None where it is of other code, venue, or of this time or later."""
+        found = self.moment.calibrations.get(self.symbol)
+        if found is None or self.instrument is None or self.instrument.venue not in found["venues"]:
+            return None
+        return found if found["score_code"] == score_code() and found["to_ns"] < self.moment.first_ns else None
 
     @cached_property
     def trades(self) -> np.ndarray:

@@ -15,6 +15,7 @@ BOOK_NOW_S = 60  # windows shorter than this take the book as it stands
 POINTS = {"imbalance": 30.0, "whales": 25.0, "pressure": 25.0}
 FULL = {"imbalance": 2 * 0.3 / 2.3, "whales": 2 * 0.2, "pressure": 2 * 0.2}
 SIDE_FROM = 35.0  # of 100: two parts at the earlier system's limits
+NOT_CALIBRATED = "no calibration of this window on this venue was published before this recording; tapeguard measure makes one"
 NAMES = {1: "BULLISH", 0: "NEUTRAL", -1: "BEARISH"}
 
 
@@ -236,6 +237,26 @@ def earlier_score(view: View) -> dict:
     return {"signal": "BULLISH" if bull > bear else "BEARISH", "score": points}
 
 
+def _called(view: View, window_s: int, value: float | None) -> dict:
+    """Return what the score may be called, by the calibration published before this recording, and its share when it may."""
+    found = view.calibration
+    if found is None or found["window_s"] != window_s:
+        return {"called": "score", "called_reason": NOT_CALIBRATED}
+    if found["called"] == "score":
+        return {"called": "score", "called_reason": found["reason"]}
+    made = {"called": found["called"], "calibration": {name: found[name] for name in ("brier", "judged_n", "horizon_s")}}
+    if value:
+        bin_ = next(each for each in found["bins"] if abs(value) <= each["to"])
+        made["probability"] = reading(
+            bin_["share"],
+            f"share of calls of this size after which the mid went the score's way in {found['horizon_s']} s",
+            "no call of this size was judged",
+            n=bin_["n"],
+            ci95=bin_["ci95"],
+        )
+    return made
+
+
 def order_flow_signal(view: View, window: int | str = 30) -> dict:
     """Return side, score, and the parts it rests on; the earlier score stands beside it under `v1`."""
     window_s = window_of(window)
@@ -254,6 +275,7 @@ def order_flow_signal(view: View, window: int | str = 30) -> dict:
         "score": value,
         "confidence": None if value is None else abs(value),
         "unit": "score -100..100, no probability",
+        **_called(view, window_s, value),
         "parts": parts,
         "missing": [name for name, part in parts.items() if part["value"] is None],
         "whale_activity": parts["whales"]["activity"],

@@ -65,10 +65,12 @@ _FLOW = _object(
         "side": SIDE,
         "signal": SIGNAL,
         "score": {"type": ["number", "null"], "minimum": -100, "maximum": 100},
+        "called": {"enum": ["score", "probability"]},
         "parts": _object({"imbalance": READING, "whales": READING, "pressure": READING}),
         "v1": _object({"signal": SIGNAL, "score": {"enum": [0, 50, 55, 80, None]}}),
         "whale_activity": ACTIVITY,
-    }
+    },
+    {"called_reason": _TEXT, "probability": READING},
 )
 _TREND = _object(
     {

@@ -18,10 +18,17 @@ _COLOURS = {"BULLISH": "green", "BUY": "green", "BEARISH": "red", "SELL": "red"}
 
 
 def analyse(
-    session: Session, symbol: str, at: str | int | None = None, direction: str | None = None, detail: str = "full"
+    session: Session,
+    symbol: str,
+    at: str | int | None = None,
+    direction: str | None = None,
+    detail: str = "full",
+    calibrations: dict[str, dict] | None = None,
 ) -> dict:
     """Return the analysis of a symbol at a moment of a session, its end when none is given."""
-    return analyse_moment(Moment.of_session(session, parse_at(at, session)), symbol, direction, detail)
+    moment = Moment.of_session(session, parse_at(at, session))
+    moment.calibrations = calibrations or {}
+    return analyse_moment(moment, symbol, direction, detail)
 
 
 def analyse_moment(moment: Moment, symbol: str, direction: str | None = None, detail: str = "full") -> dict:
@@ -35,7 +42,11 @@ def analyse_moment(moment: Moment, symbol: str, direction: str | None = None, de
     trend = order_flow_trend(view)
     holes = voids(view)
     made = {
-        **stamp(view, {"tool": "analyse_symbol", "symbol": view.symbol, "direction": direction, "detail": detail}),
+        **stamp(
+            view,
+            {"tool": "analyse_symbol", "symbol": view.symbol, "direction": direction, "detail": detail},
+            view.calibration,
+        ),
         "detail": detail,
         "feed": enrichment["feed_health"],
         "recommendation": recommend(
@@ -59,7 +70,11 @@ def signal_answer(moment: Moment, symbol: str, window: int | str = 30, detail: s
     whales = recent_whales(view, window_s=max(60, flow["window_s"]))
     shown = whales[: WHALES_FULL if detail == "full" else WHALES_BRIEF]
     made = {
-        **stamp(view, {"tool": "get_order_flow", "symbol": view.symbol, "window": flow["window_s"], "detail": detail}),
+        **stamp(
+            view,
+            {"tool": "get_order_flow", "symbol": view.symbol, "window": flow["window_s"], "detail": detail},
+            view.calibration,
+        ),
         "detail": detail,
         "order_flow": flow if detail == "full" else brief_flow(flow),
         "whales": shown,
@@ -104,8 +119,8 @@ def get_order_flow_trend(moment: Moment, symbol: str, window: int | str = 300) -
     return order_flow_trend(moment.view(symbol), window)
 
 
-def stamp(view: View, arguments: dict) -> dict:
-    """Return what says of which record, moment and code an answer is."""
+def stamp(view: View, arguments: dict, calibration: dict | None = None) -> dict:
+    """Return what says of which record, moment and code an answer is, and by which calibration."""
     moment = view.moment
     return {
         "symbol": view.symbol,
@@ -114,7 +129,7 @@ def stamp(view: View, arguments: dict) -> dict:
         "as_of_ns": moment.as_of_ns,
         "seq": moment.seq,
         "code": code_version(moment.run.folder.name),
-        "key": moment.key(arguments),
+        "key": moment.key(arguments, calibration),
     }
 
 
@@ -147,7 +162,8 @@ def brief_flow(flow: dict) -> dict:
         name: _brief(part, "window_s", "covered_s", "n", "age_ms", "ratio", "net_usd", "activity")
         for name, part in flow["parts"].items()
     }
-    kept = ("window_s", "alias", "side", "signal", "score", "unit", "v1", "whale_activity", "pressure_side", "reason")
+    kept = ("window_s", "alias", "side", "signal", "score", "unit", "called", "probability", "v1")
+    kept += ("whale_activity", "pressure_side", "reason")
     return {**{name: flow[name] for name in kept if name in flow}, "parts": parts}
 
 

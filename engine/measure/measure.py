@@ -1,11 +1,13 @@
 """Trades saved by each rule: run every policy over every session, hold each rule against its nulls, and say what is so."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from engine.analysis.calibration import calibrate, publish
 from engine.errors import BadInput
 from engine.measure import ledger
 from engine.measure.attribution import MOST_RULES, attribute, by_mask, coalition_variants, rule_numbers
@@ -15,6 +17,7 @@ from engine.measure.moments import build_board
 from engine.measure.nulls import time_shift_possible
 from engine.measure.outcomes import Policy, Trades, epsilon_r, join
 from engine.measure.verdict import study_rule, verdicts
+from engine.positions import open_desk
 from engine.replay import Plan
 
 SHIFTS = 5
@@ -81,6 +84,8 @@ def measure(
     result = _result(plans, study, rules, tried)
     if shared:
         result["attribution"] = _attribution(plans, study, flow)
+    result["calibration"] = _calibration(plans)
+    publish(data, result["calibration"])
     detail = {
         "trades": study.trades,
         "policies": {name: study.policies[name] for name in names},
@@ -197,10 +202,20 @@ def _result(plans: list[Plan], study: Study, rules: dict, tried: int) -> dict:
         "to_ns": int(trades.close_ns.max()),
         "rules": rules,
         "attribution": None,
+        "calibration": None,
         "configurations_tried": tried,
         "coverage": float(np.mean(covered)) if covered else None,
         "report": None,
     }
+
+
+def _calibration(plans: list[Plan]) -> dict:
+    """Return what the order-flow score was worth, of the symbol most traded."""
+    traded: Counter[str] = Counter()
+    for plan in plans:
+        desk = open_desk(plan.session.instruments, plan.model.tick_size)
+        traded.update(desk.pairs[desk.number(trade.symbol)].symbol for trade in plan.trades)
+    return calibrate([plan.session for plan in plans], traded.most_common(1)[0][0])
 
 
 def _attribution(plans: list[Plan], study: Study, flow: list[str]) -> dict:

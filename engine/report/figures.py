@@ -304,30 +304,29 @@ def excursions(trades: Trades) -> str:
     return figure(canvas.svg("excursions", "worst against best open result of each trade"), caption, note)
 
 
-def calibration(rule: int, name: str, bins: list[dict]) -> str:
-    """Draw predicted against observed shares, with Wilson intervals; on the diagonal the score means what it says."""
-    caption = f"<b>{text(name)}</b>"
-    points = [(plain(item.get("predicted")), plain(item.get("observed")), plain(item.get("n"))) for item in bins]
-    points = [point for point in points if None not in point and point[2] > 0]
-    if not points:
-        return empty(caption, "Too few fires to say.", rule)
+def calibration(bins: list[dict]) -> str:
+    """Draw predicted against observed shares of right calls, with Wilson intervals; on the diagonal they agree."""
     across, up = Scale(0, 1, LEFT, RIGHT), Scale(0, 1, 222, 28)
     canvas = Canvas(WIDTH, 262)
     ticks = [0, 0.25, 0.5, 0.75, 1.0]
-    axis_left(canvas, up, LEFT, RIGHT, ticks, [f"{tick:.0%}" for tick in ticks], "observed to help")
-    axis_below(canvas, across, 222, ticks, [f"{tick:.0%}" for tick in ticks], "predicted to help", top=28)
+    axis_left(canvas, up, LEFT, RIGHT, ticks, [f"{tick:.0%}" for tick in ticks], "observed to go the score’s way")
+    axis_below(canvas, across, 222, ticks, [f"{tick:.0%}" for tick in ticks], "predicted to", top=28)
     canvas.line(across(0), up(0), across(1), up(1), "diagonal")
-    largest = max(n for _, _, n in points)
-    for predicted, observed, n in points:
-        low, high = wilson(observed * n, n) or (observed, observed)
+    canvas.line(across(0), up(0.5), across(1), up(0.5), "zero")
+    largest = max(item["n"] for item in bins)
+    for item in bins:
+        predicted, observed, n = item["predicted"], item["right"] / item["n"], item["n"]
+        low, high = wilson(item["right"], n)
         canvas.line(across(predicted), up(low), across(predicted), up(high), "whisker")
         canvas.dot(
             across(predicted),
             up(observed),
             3 + 4 * (n / largest) ** 0.5,
-            "mark better",
-            f"predicted {predicted:.0%}, observed {observed:.0%}, {count(n)} fires",
+            "mark tone-a",
+            f"score {item['from']:g} to {item['to']:g}: predicted {predicted:.0%}, observed {observed:.0%}, {count(n)} calls",
         )
     return figure(
-        canvas.svg("calibration", f"{name}: predicted against observed share of exits that helped"), caption, "", rule
+        canvas.svg("calibration", "predicted against observed share of calls after which price went the score's way"),
+        "<b>Reliability curve</b>",
+        "Dots: sizes of the score, larger with more calls; lines: 95% Wilson intervals. Level line: a coin.",
     )

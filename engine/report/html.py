@@ -54,7 +54,7 @@ def render_report(result: dict, detail: dict) -> str:
         sections.timing(rules, detail),
         sections.excursion(rules, detail),
         sections.attribution(result),
-        sections.calibration(rules, detail),
+        sections.calibration(result),
         sections.honesty(result, rules),
     ]
     asset = resources.files("engine.report")

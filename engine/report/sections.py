@@ -174,16 +174,22 @@ def attribution(result: dict) -> str:
     )
 
 
-def calibration(rules: dict[str, dict], detail: dict) -> str:
-    """Return forecasts beside what came true, where a calibration is given."""
-    given = detail.get("calibration") or {}
-    items = [figures.calibration(n, name, given[name]) for n, name in enumerate(rules) if given.get(name)]
-    if not items:
+def calibration(result: dict) -> str:
+    """Return what the order-flow score predicted beside what came true, or why it was not judged."""
+    given = result.get("calibration")
+    if not isinstance(given, dict):
         return ""
-    lede = (
-        "Of the fires a rule was so sure of, how many helped by ε or more. On the diagonal a score means what it says."
-    )
-    return section("calibration", "Is the score a probability?", lede, grid(items))
+    bins = [item for item in given.get("bins") or [] if isinstance(item, dict) and plain(item.get("n"))]
+    lede, body = text(given.get("sentence") or f"The calibration is {UNKNOWN}."), ""
+    if bins:
+        lede += (
+            " Shares are fitted on earlier sessions and judged on later ones. This is the score of the analysis, not "
+            "of a rule; on the diagonal it means what it says."
+        )
+        table = tables.calibration_table(bins)
+        table = f"<figure><figcaption><b>By size of the score</b></figcaption>{table}</figure>"
+        body = f'<div class="cards">{figures.calibration(bins)}{table}</div>'
+    return section("calibration", "Is the order-flow score a probability?", tables.unknown(lede), body)
 
 
 def honesty(result: dict, rules: dict[str, dict]) -> str:

@@ -209,3 +209,15 @@ def interaction_table(attribution: dict, names: list[str]) -> str:
         'class="matrix"><thead><tr><th scope="col">R</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def calibration_table(bins: list[dict]) -> str:
+    """Return what was predicted and what came of it, by size of the score."""
+    rows = []
+    for item in bins:
+        low, high = wilson(item["right"], item["n"])
+        observed = percent(item["right"] / item["n"])
+        observed += f"<small>[{number(100 * low, 1)}, {number(100 * high, 1)}]</small>"
+        right = f"{count(item['right'])} of {count(item['n'])}"
+        rows.append((None, f"{item['from']:g} to {item['to']:g}", [right, percent(item["predicted"]), observed]))
+    return _table("calls by size of the score", ["score, size", "right calls", "predicted", "observed"], rows)
