@@ -190,3 +190,16 @@ def test_measure_publishes_what_later_answers_say(tmp_path, capsys, monkeypatch)
     for session, reason in (("d2", found["reason"]), ("d1", NOT_CALIBRATED), ("d0", NOT_CALIBRATED)):
         flow = library.get_order_flow("BTCUSDT", session=session, detail="full")["order_flow"]
         assert flow["called"] == "score" and flow["called_reason"] == reason, "what a session was fitted on is no sample for it"
+
+
+def test_measure_rules_tells_the_newest_calibration(good, generated, tmp_path):
+    (tmp_path / "sessions").symlink_to(generated.session.path.parent)
+    asked = {"session": "gen", "rules": "whale", "entries": "every=5s,side=both,sl=10bps,tp=15bps,max=30s", "draws": 99}
+    library = Library(tmp_path)
+    bare = library.measure_rules(**asked)["calibration"]
+    assert bare["brier"] is None and "two sessions" in bare["reason"] and bare["called"] == "score" and published(tmp_path) == {}
+    publish(tmp_path, good)
+    told = library.measure_rules(**asked)["calibration"]
+    assert told["called"] == "probability" and told["brier"] == good["brier"] and told["judged_n"] == 200
+    publish(tmp_path, {**good, "score_code": "0" * 12})
+    assert library.measure_rules(**asked)["calibration"] == bare, "a calibration of other code says nothing of this score"

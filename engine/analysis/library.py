@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from engine.analysis.calibration import published
-from engine.analysis.moment import Moment, canonical, parse_at, utc_text
+from engine.analysis.moment import Moment, canonical, parse_at, score_code, utc_text
 from engine.analysis.runs import RunFolder, exit_answer, positions_answer
 from engine.analysis.summary import analyse_moment, signal_answer, trend_answer
 from engine.analysis.symbols import resolve
@@ -20,6 +20,7 @@ from engine.replay import Plan
 from engine.rules import choose, find_rules
 from engine.runlog import runs_folder
 
+CALIBRATION = ("symbol", "window_s", "horizon_s", "called", "reason", "judged_n", "brier", "brier_of_a_coin")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 KEPT = 2  # moments held for the next question
 MOST_MEASURED_S, MOST_TRADES = 4 * 3600, 2_000
@@ -184,6 +185,9 @@ class Library:
                 )
             plan = Plan(opened, plan_entries(spec, first_ns, last_ns, pairs[0].symbol), choose(find_rules(), rules, []))
             result, _ = measure([plan], self.data, Options(seed, draws, attribution=False, trades=entries))
+            newest = published(self.data).get(result["calibration"]["symbol"])
+            if newest is not None and newest["score_code"] == score_code():
+                result["calibration"] = newest
         return _measured(result, session, entries, draws, seed)
 
 
@@ -224,6 +228,7 @@ def _measured(result: dict, session: str, entries: str, draws: int, seed: int) -
         "baseline_r": float(f"{result['baseline_r']:.4g}"),
         "rules": rules,
         "configurations_tried": result["configurations_tried"],
+        "calibration": {name: result["calibration"][name] for name in CALIBRATION},
         "units": "R, initial risks a trade; excess_r is over random exits at like moments; p_holm is adjusted for "
         "the rules measured together",
     }

@@ -10,6 +10,7 @@ _MAYBE_TEXT = {"type": ["string", "null"]}
 SIDE = {"enum": [-1, 0, 1, None]}
 SIGNAL = {"enum": ["BULLISH", "BEARISH", "NEUTRAL", None]}
 ACTIVITY = {"enum": ["ACCUMULATING", "DISTRIBUTING", "NEUTRAL", None]}
+CALLED = {"enum": ["score", "probability"]}
 TRENDS = [f"{way}_{side}" for way in ("INCREASINGLY", "STEADY", "WEAKENING") for side in ("BULLISH", "BEARISH")] + [
     "NEUTRAL",
     None,
@@ -65,7 +66,7 @@ _FLOW = _object(
         "side": SIDE,
         "signal": SIGNAL,
         "score": {"type": ["number", "null"], "minimum": -100, "maximum": 100},
-        "called": {"enum": ["score", "probability"]},
+        "called": CALLED,
         "parts": _object({"imbalance": READING, "whales": READING, "pressure": READING}),
         "v1": _object({"signal": SIGNAL, "score": {"enum": [0, 50, 55, 80, None]}}),
         "whale_activity": ACTIVITY,
@@ -244,6 +245,19 @@ OUTPUTS = {
             "quotes": {"enum": ["recorded", "modelled"]},
             "baseline_r": _NUMBER,
             "configurations_tried": _WHOLE,
+            "calibration": _object(
+                {
+                    "symbol": _TEXT,
+                    "window_s": _WHOLE,
+                    "horizon_s": _WHOLE,
+                    "called": CALLED,
+                    "reason": _MAYBE_TEXT,
+                    "judged_n": _WHOLE,
+                    "brier": _NUMBER,
+                    "brier_of_a_coin": _NUMBER,
+                },
+                closed=True,
+            ),
             "units": _TEXT,
             "rules": {
                 "type": "object",

@@ -17,8 +17,8 @@ from engine.errors import BadInput, TapeguardError, nearest
 INSTRUCTIONS = (
     "Order flow of recorded markets. Read analyse_symbol first: order flow and whales decide, the other fields "
     "only explain. A null has its reason "
-    "beside it and is never zero or neutral. Scores run from -100 to 100 and are no probabilities. The same key "
-    "means the same bytes. "
+    "beside it and is never zero or neutral. Scores run from -100 to 100 and are no probabilities; where one is called "
+    "a probability, the share measured out of sample stands beside it. The same key means the same bytes. "
     "HOLD is an answer. Nothing here can trade."
 )
 ABOUT = {
@@ -51,9 +51,9 @@ ABOUT = {
     ),
     "measure_rules": (
         "Measure exit rules",
-        "What each exit rule was worth on a session against matched random exits. Takes seconds to minutes; each "
-        "call is "
-        "counted in the ledger of things tried, which is all it writes.",
+        "What each exit rule was worth on a session against matched random exits, and the newest published calibration "
+        "of the order-flow score. Takes seconds to minutes; each call is counted in the ledger of things tried, which is "
+        "all it writes.",
     ),
 }
 PROMPT = "read_order_flow"
