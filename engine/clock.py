@@ -11,3 +11,8 @@ def now_ns() -> int:
 def monotonic_s() -> float:
     """Return seconds of a clock that never goes back, for measuring durations."""
     return time.perf_counter()
+
+
+def sleep_s(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)

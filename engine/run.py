@@ -46,6 +46,7 @@ class Settings:
     min_volume: int = 1
     simulate: bool = True
     slippage_ticks: int = 0
+    retry_ns: int = 5_000_000_000
 
 
 def _constants(R, pairs: list[Pair]) -> np.ndarray:

@@ -15,15 +15,11 @@ from engine.errors import BadInput, SourceFailed
 from engine.kernel import records as R
 from engine.kernel.market import DECISION, FILL
 from engine.record.store import write_text_atomic
+from engine.words import ACTIONS, FILL_CODES, RESULTS, RULE_MODES
 
-ACTIONS = ["hold", "alert", "tighten", "partial", "close"]
-RESULTS = ["", "acted", "alerted", "shadowed", "outranked", "busy", "cooling", "useless"]
-FILL_CODES = ["", "entered", "stopped", "taken", "timed_out", "rule_closed", "rule_reduced", "stop_moved", "rejected",
-              "recorded_close", "no_slot"]
 NEEDED = ("session", "session_path", "session_manifest_sha256", "inputs", "digest", "quote_model", "force_model", "volume_step",
           "recorded_exits", "settings", "rules")
-_MODES = ["off", "alert", "shadow", "act"]
-_WORDS = {"action": ACTIONS, "result": RESULTS, "mode": _MODES, "code": FILL_CODES}
+_WORDS = {"action": ACTIONS, "result": RESULTS, "mode": RULE_MODES, "code": FILL_CODES}
 
 
 def runs_folder(data: Path) -> Path:

@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from engine.errors import BadInput
 from engine.kernel import records as R
+from engine.record.own import ACCOUNT_CODES, BY_BROKER
 from engine.record.store import Session
+from engine.words import FILL_CODES, RULE_MODES
 
 _COLUMNS = {
     "trades": ["seq", "recv_ns", "event_ns", "symbol", "price_ticks", "qty_lots", "side", "trade_id", "bits"],
@@ -16,11 +18,19 @@ _COLUMNS = {
     "best": ["seq", "recv_ns", "symbol", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots", "update_id"],
     "quotes": ["seq", "recv_ns", "symbol", "bid_price_ticks", "ask_price_ticks"],
     "feed": ["seq", "recv_ns", "symbol", "code", "stream"],
+    "account": ["seq", "recv_ns", "event_ns", "symbol", "ticket", "code", "side", "price_ticks", "qty_lots", "bits"],
+    "orders": ["seq", "recv_ns", "symbol", "ticket", "code", "price_ticks", "stop_ticks", "left_lots"],
+    "switches": ["seq", "recv_ns", "symbol", "number", "mode"],
 }
-_WIDTH = {"trades": 1, "depth": 1, "best": 2, "quotes": 2, "feed": 1}
-_CODES = {"connected": R.CONNECTED, "lost": R.LOST, "gap": R.GAP, "resync": R.RESYNC, "stale": R.STALE, "timer": 0, "note": 6}
-_STREAMS = {"": R.MISSING, "trades": R.TRADE, "depth": R.DEPTH, "best": R.BEST, "quotes": R.QUOTE}
-_NAMELESS = {"symbol": R.EVERY_SYMBOL, "stream": R.MISSING}      # what a feed row speaks of that names none
+MARKET_TABLES = ("trades", "depth", "best", "quotes", "feed")
+LIVE_TABLES = (*MARKET_TABLES, "account", "orders", "switches")
+_WIDTH = {"best": 2, "quotes": 2}
+FEED_CODES = {"connected": R.CONNECTED, "lost": R.LOST, "gap": R.GAP, "resync": R.RESYNC, "stale": R.STALE, "timer": 0, "note": 6}
+FEED_STREAMS = {"": R.MISSING, "trades": R.TRADE, "depth": R.DEPTH, "best": R.BEST, "quotes": R.QUOTE}
+_NAMELESS = {"symbol": R.EVERY_SYMBOL, "stream": R.MISSING}      # what a row speaks of that names none
+MAY_BE_NAMELESS = ("feed", "switches")
+_ORDER_CODES = {word: number for number, word in enumerate(FILL_CODES)}
+_MODES = {word: number for number, word in enumerate(RULE_MODES)}
 _WHOLE = R.FIRST | R.LAST
 BATCH_ROWS = 65_536            # measured best of 16 k to 128 k: a chunk then stays in the cache
 
@@ -90,12 +100,13 @@ class _Table:
             self.held = {name: np.concatenate([self.held[name], fresh[name]]) for name in self.columns}
 
     def _column(self, name: str, column: pa.Array) -> np.ndarray:
-        meaning = {"symbol": self.numbers, "code": _CODES, "stream": _STREAMS}.get(name)
+        codes = {"feed": FEED_CODES, "account": ACCOUNT_CODES, "orders": _ORDER_CODES}.get(self.name)
+        meaning = {"symbol": self.numbers, "code": codes, "stream": FEED_STREAMS, "mode": _MODES}.get(name)
         if meaning is None:
             return _integers(column)
         if not pa.types.is_dictionary(column.type):
             column = column.dictionary_encode()
-        if column.null_count and (self.name != "feed" or name not in _NAMELESS):
+        if column.null_count and (self.name not in MAY_BE_NAMELESS or name not in _NAMELESS):
             raise BadInput(f"table {self.name}: a row has no {name}; check the session")
         try:
             known = np.array([*(meaning[str(value)] for value in column.dictionary), _NAMELESS.get(name, 0)], np.int64)
@@ -183,11 +194,34 @@ def _fill(name: str, out: np.ndarray, at: np.ndarray, rows: dict) -> None:
         _fill_pairs(out, at, rows["seq"], rows["recv_ns"], rows["symbol"], rows["bid_price_ticks"],
                     rows["bid_qty_lots"] if known else none, rows["ask_price_ticks"], rows["ask_qty_lots"] if known else none,
                     rows["update_id"] if known else none, R.BEST if known else R.QUOTE, R.FIRST, R.LAST)
-    else:
+    elif name == "feed":
         _base(out, at, rows, np.where(rows["code"] == 0, R.TIMER, R.FEED))
         out["code"][at] = rows["code"]
         out["id"][at] = rows["stream"]
         out["bits"][at] = _WHOLE
+    else:
+        _fill_own(name, out, at, rows)
+
+
+def _fill_own(name: str, out: np.ndarray, at: np.ndarray, rows: dict) -> None:
+    """Write what the engine saw of the account, or did."""
+    out["bits"][at] = _WHOLE
+    if name == "switches":
+        _base(out, at, rows, R.SWITCH)
+        out["id"][at], out["code"][at] = rows["number"], rows["mode"]
+        return
+    out["id"][at], out["code"][at], out["price_ticks"][at] = rows["ticket"], rows["code"], rows["price_ticks"]
+    if name == "account":
+        by_broker = rows["code"] >= BY_BROKER
+        _base(out, at, rows, np.where(by_broker, R.OUTCOME, R.POSITION))
+        out["code"][at] -= BY_BROKER * by_broker
+        out["event_ns"][at], out["qty_lots"][at] = rows["event_ns"], rows["qty_lots"]
+        out["side"][at], out["bits"][at] = rows["side"], rows["bits"]
+        return
+    _base(out, at, rows, R.OUTCOME)
+    moved = rows["code"] == R.STOP_MOVED
+    out["price_ticks"][at] = np.where(moved, rows["stop_ticks"], rows["price_ticks"])
+    out["qty_lots"][at] = rows["left_lots"]
 
 
 _UNKNOWN = np.zeros(1, R.EVENT)
@@ -202,11 +236,11 @@ def empty_events(count: int) -> np.ndarray:
     return words.reshape(-1).view(R.EVENT)
 
 
-def events(session: Session, numbers: dict[str, int], tables: Iterable[str] = tuple(_COLUMNS)) -> Iterator[np.ndarray]:
+def events(session: Session, numbers: dict[str, int], tables: Iterable[str] = MARKET_TABLES) -> Iterator[np.ndarray]:
     """Yield a session's EVENT rows in order of seq; `numbers` gives each symbol its place among the kernel's symbols."""
     names = [name for name in tables if session.files(name)]
     readers = [_Table(session, name, numbers) for name in names]
-    widths = np.array([_WIDTH[name] for name in names], np.int64)
+    widths = np.array([_WIDTH.get(name, 1) for name in names], np.int64)
     while readers:
         limits = [limit for limit in (reader.ready() for reader in readers) if limit is not None]
         limit = min(limits) if limits else None

@@ -108,6 +108,8 @@ def verdict(row, position, setting, action):
     """Return what happens to the winning vote now."""
     if position.order != HOLD:
         return BUSY
+    if action <= position.refused and row.recv_ns - position.refused_ns < setting.retry_ns:
+        return COOLING
     if action != CLOSE and position.acted_ns != MISSING and row.recv_ns - position.acted_ns < setting.cooldown_ns:
         return COOLING
     return ACTED

@@ -29,6 +29,7 @@ from .records import (
     RESYNC,
     SNAPSHOT,
     STALE,
+    SWITCH,
     TIMER,
     TRADE,
 )
@@ -247,6 +248,11 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 decide(row, each, market[each], positions, active, active_count, states, params, modes, settings, latches, actions,
                        occasions, stops, shares, decisions, counts)
             continue
+        if kind == SWITCH:
+            if 0 <= row.id < modes.shape[1]:
+                for v in range(modes.shape[0]):
+                    modes[v, row.id] = row.code
+            continue
         view = market[s]
         hub = core[s]
         if kind == DEPTH:
@@ -276,7 +282,7 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
             elif kind == POSITION:
                 fold_position(row, positions, active, active_count, states, defaults, latches, settings, fills, counts)
             elif kind == OUTCOME:
-                fold_outcome(row, positions, active, active_count, fills, counts)
+                fold_outcome(row, positions, active, active_count, latches, fills, counts)
             if row.bits & LAST == 0:
                 continue
         view.seq = row.seq

@@ -65,6 +65,7 @@ POSITION = record([
     # the order in flight: what, when it may fill, and what it asks
     ("order", "i8"), ("order_due_ns", "i8"), ("order_stop_ticks", "i8"), ("order_volume", "i8"), ("order_rule", "i8"),
     ("order_decided_ns", "i8"), ("acted_ns", "i8"),
+    ("refused", "i8"), ("refused_ns", "i8"),   # the action the broker last refused, HOLD for none, and when
     ("voted", "i8"),           # rules that voted at the event before, one bit each
 ])
 

@@ -2,6 +2,7 @@
 
 import math
 
+from .arbitration import ACTED_ON, DONE
 from .compiled import compiled
 from .records import (
     CLOSE,
@@ -119,6 +120,8 @@ def blank(position, row):
     position.symbol = row.symbol
     position.status = OPEN
     position.open_ns = row.recv_ns
+    if row.event_ns != MISSING and row.event_ns < row.recv_ns:
+        position.open_ns = row.event_ns        # it was open before it was seen
     position.age_ns = 0
     position.entry_ticks = row.price_ticks
     position.volume = row.qty_lots
@@ -149,6 +152,8 @@ def blank(position, row):
     position.order_rule = -1
     position.order_decided_ns = MISSING
     position.acted_ns = MISSING
+    position.refused = HOLD
+    position.refused_ns = MISSING
     position.voted = 0
 
 
@@ -175,8 +180,10 @@ def open_position(row, v, positions, active, active_count, states, defaults, lat
 
 @compiled
 def set_stop(position, price_ticks):
-    """Set a stop; the first one fixes the risk that R is measured in."""
+    """Set a stop, MISSING for none; the first one fixes the risk that R is measured in."""
     position.stop_ticks = price_ticks
+    if price_ticks == MISSING:
+        return
     if position.initial_stop_ticks == MISSING and position.entry_ticks != MISSING:
         position.initial_stop_ticks = price_ticks
         risk = position.side * (position.entry_ticks - price_ticks)
@@ -363,12 +370,27 @@ def settle(row, v, positions, active, active_count, i, settings, fills, counts):
 
 
 @compiled
-def fold_outcome(row, positions, active, active_count, fills, counts):
+def take_refusal(row, position, latches, k):
+    """Let the rule of a refused order ask again later: its vote counts as not acted on."""
+    position.refused = position.order
+    position.refused_ns = row.recv_ns
+    if position.order_rule >= 0:
+        latches[0, k, position.order_rule, DONE] = 0
+        latches[0, k, position.order_rule, ACTED_ON] = 0
+
+
+@compiled
+def fold_outcome(row, positions, active, active_count, latches, fills, counts):
     """Fold the answer to an order that was really sent; price, volume left and code come from the record."""
     i = find(positions, active, active_count, 0, row.id)
     if i < 0:
         return
-    position = positions[0, active[0, i]]
+    k = active[0, i]
+    position = positions[0, k]
+    if row.code == REJECTED:
+        take_refusal(row, position, latches, k)
+    else:
+        position.refused = HOLD
     position.order = HOLD
     position.order_due_ns = MISSING
     if row.code == RULE_CLOSED or row.code == STOPPED or row.code == TAKEN:

@@ -5,7 +5,7 @@ import numpy as np
 MISSING = -(2**63)             # an integer that is not known; never 0
 
 # EVENT.kind
-TRADE, DEPTH, SNAPSHOT, BEST, QUOTE, LIQUIDATION, MARK, POSITION, OUTCOME, FEED, TIMER = range(1, 12)
+TRADE, DEPTH, SNAPSHOT, BEST, QUOTE, LIQUIDATION, MARK, POSITION, OUTCOME, FEED, TIMER, SWITCH = range(1, 13)
 
 # EVENT.bits, and the `bits` column of the session tables
 FIRST, LAST = 1, 2             # first and last row of a frame
@@ -48,6 +48,7 @@ RELATIVE = 256                 # bits: price_ticks of a POSITION row is a distan
 
 # FILL.code, and EVENT.code of OUTCOME rows
 ENTERED, STOPPED, TAKEN, TIMED_OUT, RULE_CLOSED, RULE_REDUCED, STOP_MOVED, REJECTED, RECORDED_CLOSE, NO_SLOT = range(1, 11)
+# EVENT.code of SWITCH rows is the new mode of the rule whose number is in `id`
 
 # what a rule answers
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -113,6 +114,7 @@ SETTINGS = record([            # constants of one variant
     ("min_volume", "i8"),      # volume steps: smallest that may stay or be closed
     ("simulate", "i8"),        # 1: fills are made here; 0: they arrive as OUTCOME rows
     ("slippage_ticks", "i8"),  # against the trader, on market exits
+    ("retry_ns", "i8"),        # after a refused order, before one no more severe
 ])
 
 # Internal state of one symbol

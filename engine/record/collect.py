@@ -13,6 +13,7 @@ from engine.record.frames import Feed, given_instruments, listed_steps, lost_mes
 from engine.record.groups import Group, NotWhole
 from engine.record.importer import instruments_of
 from engine.record.intake import Intake, Source
+from engine.record.own import Own
 from engine.record.segment import HEAD_BYTES, INSTRUMENTS, REST, Frame, JournalReader
 from engine.record.store import TABLES, SessionWriter
 
@@ -81,6 +82,7 @@ class Collector:
         self.part_bytes = 0
         self.recv_ns: list[int] = []                       # of every seq of the part
         self.feed: list[tuple[int, Feed]] = []
+        self.own: dict[str, list[dict]] = {}               # rows of the engine's own tables
 
     def take(self, frame: Frame) -> None:
         """Take the next frame."""
@@ -100,6 +102,9 @@ class Collector:
         venue = origins[frame.source].venue if frame.source < len(origins) else ""
         if isinstance(found, Feed):
             self._note(frame.seq, found, venue)
+            return
+        if isinstance(found, Own):
+            self._keep(frame, found, venue)
             return
         for message in found:
             if self._claim(message.symbol, venue):
@@ -126,6 +131,13 @@ class Collector:
         if row.malformed:
             self._count(seq, row.detail)
         self.feed.append((seq, row))
+
+    def _keep(self, frame: Frame, own: Own, venue: str) -> None:
+        """Keep the rows of a frame that the engine wrote itself."""
+        for row in own.rows:
+            if row["symbol"] is not None:
+                self._claim(row["symbol"], venue)
+            self.own.setdefault(own.table, []).append({"seq": frame.seq, "recv_ns": frame.recv_ns, **row})
 
     def _count(self, seq: int, reason: str) -> None:
         self.malformed += 1
@@ -194,6 +206,7 @@ class Collector:
         for group in groups:
             covered[group.place - first] = True
         covered[[seq - first for seq, _ in self.feed]] = True
+        covered[[row["seq"] - first for rows in self.own.values() for row in rows]] = True
         for seq, (table, symbol, reason) in sorted(self.intake.bad.items()):
             self._count(seq, reason)
             if not covered[seq - first]:
@@ -232,6 +245,8 @@ class Collector:
             if self.scanned:
                 raise
             raise NeedsScan(f"stated step sizes do not fit: {error}") from None
+        for name, rows in self.own.items():
+            self.writer.write(name, pa.Table.from_pylist(rows, schema=TABLES[name]))
         self._write_feed()
 
     def _write_feed(self) -> None:

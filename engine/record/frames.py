@@ -15,6 +15,8 @@ import msgspec
 from engine.instruments import Instrument
 from engine.kernel.records import AGGREGATED, REFILLED
 from engine.record.decode import BadFrame, Message, Other, Quote, Trade, decode, snapshot, stamp_ns
+from engine.record.own import READERS as OWN_READERS
+from engine.record.own import Own
 from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, TIMER, Frame, Origin
 
 CODES = ("connected", "lost", "gap", "resync", "stale", "note")
@@ -34,6 +36,9 @@ class Feed(NamedTuple):
     to_id: int | None = None
     detail: str = ""
     malformed: bool = False
+
+
+_TIMER = Feed("timer")
 
 
 class Marker(msgspec.Struct):
@@ -125,12 +130,14 @@ def rest_parts(payload: bytes) -> tuple[Request, bytes]:
     return _REQUEST.decode(line), body
 
 
-def read_frame(frame: Frame, origins: Sequence[Origin]) -> list[Message] | Feed:
-    """Return the messages of a frame, or the feed row it is where it has none."""
+def read_frame(frame: Frame, origins: Sequence[Origin]) -> list[Message] | Feed | Own:
+    """Return the messages of a frame, the rows the engine itself wrote, or the feed row it is where it has neither."""
     if frame.kind == TIMER:
-        return Feed("timer")
+        return _TIMER
     origin = origins[frame.source] if frame.source < len(origins) else Origin("unknown", "")
     try:
+        if frame.kind in OWN_READERS:
+            return OWN_READERS[frame.kind](frame.payload)
         messages = _READERS[frame.kind](frame.payload, origin) if frame.kind in _READERS else []
     except (BadFrame, msgspec.DecodeError) as error:
         return malformed(frame, origin, str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import math
 import random
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import msgspec
 
 from engine import clock
 from engine.errors import SourceFailed, TapeguardError
+from engine.instruments import Instrument
 from engine.record.frames import Marker, Request, rest_payload
 from engine.record.journal import JournalWriter, recording_folder
-from engine.record.segment import CONTROL, FRAME, REST, TIMER, Origin
+from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, REST, TIMER, Origin
 from engine.record.status import status_of
 from engine.record.watch import DEPTH, DROP, HOLD, KEEP, MARKS, OTHER, TRADES, Book, Hole, Stream, Watch
 from engine.sources.binance import LIFETIME_S, OVERLAP_S, SNAPSHOT_LIMIT, Budget, Endpoint, Group, Rest, stream_groups
@@ -47,6 +49,7 @@ class Options:
     refresh_s: float = REFRESH_S
     silent_s: dict[str, float] | None = None       # by kind of stream; the usual limits where not given
     watch_s: float = WATCH_S
+    given: tuple[Instrument, ...] = ()             # broker symbols that other threads bring, for the live loop
 
 
 @dataclass
@@ -92,6 +95,7 @@ class Recorder:
         self.instruments: dict[str, tuple[str, str]] = {}
         self.jitter = random.Random(options.seed)
         self._failure: TapeguardError | None = None
+        self.started = asyncio.Event()     # the step sizes are known and journaled
         self._stop = asyncio.Event()
         self._wanted = asyncio.Event()
         self._holes: asyncio.Queue[Hole] = asyncio.Queue(REFILL_WAITING)
@@ -106,6 +110,9 @@ class Recorder:
         try:
             body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
             self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
+            if self.tap:       # the live loop can begin: these are the steps it counts in, and so will its replay
+                self.take(self.rest_source, INSTRUMENTS, json.dumps([i.as_dict() for i in self._instruments()]).encode())
+            self.started.set()
             await self._measure_clock()
             work = [group.run() for group in self.groups]
             work += [self._timers(), self._snapshots(), self._refills(), self._watchdog(), self._clock()]
@@ -121,6 +128,20 @@ class Recorder:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.rest.close()
+
+    def _instruments(self) -> list[Instrument]:
+        venue = self.options.endpoint.venue
+        return [Instrument(symbol, venue, *steps, *(len(step.partition(".")[2]) for step in steps), "venue")
+                for symbol, steps in self.instruments.items()] + list(self.options.given)
+
+    def take(self, source: int, kind: int, payload: bytes) -> None:
+        """Journal a frame that came by another way than a socket; a journal that fails ends the recording."""
+        if self._failure:
+            return
+        try:
+            self._take(source, kind, payload, clock.now_ns())
+        except TapeguardError as error:
+            self._fail(error)
 
     def status(self) -> dict:
         """Return what is going on, for the screen and for JSON lines."""

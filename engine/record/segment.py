@@ -18,8 +18,9 @@ import pyarrow as pa
 from engine.errors import BadInput
 
 # FRAME a socket frame; REST an answer over HTTP; CONTROL a marker of the recorder; TIMER nothing but its time; QUOTE a
-# broker quote; SOURCES the table of sources, which takes no seq; INSTRUMENTS the step sizes the live loop uses
-FRAME, REST, CONTROL, TIMER, QUOTE, SOURCES, INSTRUMENTS = range(1, 8)
+# broker quote; SOURCES the table of sources, which takes no seq; INSTRUMENTS the step sizes the live loop uses; ACCOUNT what
+# changed of a position; OUTCOME how an order ended; DECIDED a decision of the kernel; SWITCH a rule's new mode
+FRAME, REST, CONTROL, TIMER, QUOTE, SOURCES, INSTRUMENTS, ACCOUNT, OUTCOME, DECIDED, SWITCH = range(1, 12)
 
 FORMAT_VERSION = 1
 MAGIC = b"TGJRNL\r\n"

@@ -44,6 +44,22 @@ TABLES: dict[str, pa.Schema] = {
     # a note is a frame of which no other row is stored: it keeps seq dense and says nothing of any feed
     "feed": pa.schema(_KEY + [("code", pa.string()), ("stream", pa.string()), ("from_id", _I64), ("to_id", _I64),
                               ("detail", pa.string())]),
+    # code: opened stop take volume closed stopped taken; ticket is the position's identifier; event_ns when it was opened
+    "account": pa.schema(_KEY + [("ticket", _I64), ("code", pa.string()), ("side", _I8), ("price_ticks", _I64),
+                                 ("qty_lots", _I64), ("bits", _U16), ("detail", pa.string())]),
+    # how a decision ended at the broker: state done refused failed unknown; code as in the fills of a run
+    "orders": pa.schema(_KEY + [("ticket", _I64), ("decision", pa.string()), ("rule", pa.string()), ("state", pa.string()),
+                                ("code", pa.string()), ("price_ticks", _I64), ("left_lots", _I64), ("closed_lots", _I64),
+                                ("stop_ticks", _I64), ("net_e8", _I64), ("sends", _I64), ("retcodes", pa.string()),
+                                ("reason", pa.string())]),
+    # record: the kernel's DECISION record in hex, trigger_seq the event it was made on
+    "decisions": pa.schema(_KEY + [("decision", pa.string()), ("ticket", _I64), ("rule", pa.string()), ("action", pa.string()),
+                                   ("mode", pa.string()), ("result", pa.string()), ("trigger_seq", _I64), ("bid_ticks", _I64),
+                                   ("ask_ticks", _I64), ("stop_ticks", _I64), ("volume_left", _I64), ("age_ns", _I64),
+                                   ("record", pa.string())]),
+    # a rule had another mode from here on; number is its place among the rules
+    "switches": pa.schema(_KEY + [("rule", pa.string()), ("number", _I64), ("mode", pa.string()), ("was", pa.string()),
+                                  ("reason", pa.string())]),
 }
 _DICTIONARY = {"symbol", "code", "stream", "detail", "interval"}
 

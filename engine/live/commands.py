@@ -1,0 +1,62 @@
+"""Commands to a live run from another terminal window: small files in the run's folder, answered beside them."""
+
+import json
+import uuid
+from pathlib import Path
+
+from engine import clock
+from engine.errors import BadInput, SourceFailed, nearest
+from engine.record.store import write_text_atomic
+from engine.rules import MODES
+
+FOLDER, KILL = "commands", "KILL"
+ANSWER_S = 5.0
+
+
+def kill_file(data: Path) -> Path:
+    """Return the file whose presence stops every action; it is looked at right before each order."""
+    return data / "live" / KILL
+
+
+def send(run: Path, command: dict) -> dict:
+    """Leave a command for a live run and return its answer."""
+    if not (run / "live.json").is_file():
+        raise BadInput(f"{run} is not a live run; name the folder that tapeguard live printed at its start")
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    name = f"{clock.now_ns()}-{uuid.uuid4().hex[:8]}.json"
+    write_text_atomic(folder / name, json.dumps(command))
+    answer = folder / f"{name}.answer"
+    for _ in range(int(ANSWER_S / 0.05)):
+        if answer.exists():
+            return json.loads(answer.read_text(encoding="utf-8"))
+        clock.sleep_s(0.05)
+    (folder / name).unlink(missing_ok=True)
+    raise SourceFailed(f"live run {run.name} did not answer within {ANSWER_S:.0f} s; it has ended, or hangs: tapeguard kill stops its orders")
+
+
+def take(run: Path) -> list[tuple[Path, dict]]:
+    """Return the commands that wait, oldest first, each with its file."""
+    found = []
+    for path in sorted((run / FOLDER).glob("[0-9]*.json")) if (run / FOLDER).is_dir() else ():
+        try:
+            found.append((path, json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError):
+            continue
+        finally:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def answer(path: Path, reply: dict) -> None:
+    """Answer a command."""
+    write_text_atomic(path.with_name(f"{path.name}.answer"), json.dumps(reply))
+
+
+def parse_switch(text: str) -> tuple[str, str]:
+    """Read `rule=mode`."""
+    rule, equals, mode = text.partition("=")
+    if not equals or mode not in MODES:
+        raise BadInput(f"{text}: write it as RULE=MODE; {nearest(mode, MODES)}")
+    return rule, mode
+

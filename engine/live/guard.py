@@ -1,0 +1,55 @@
+"""The dead man's switch: when what the rules rest on is stale they are held, and the broker-side stops stay as they are."""
+
+from dataclasses import dataclass, field
+
+from engine import clock
+from engine.live.broker import Health
+from engine.record.watch import BEST, DEPTH, TRADES, Watch
+
+FOLDED = (DEPTH, BEST, TRADES)
+
+
+@dataclass
+class Guard:
+    """Judges whether rules may act; they are given back only after all was well for `back_s`."""
+
+    watch: Watch
+    health: Health
+    symbols: list[str]                 # of the broker
+    max_quote_age_s: float = 5.0
+    max_account_age_s: float = 5.0
+    back_s: float = 10.0
+    held: str = ""                     # why rules are held, empty while they are not
+    _well_s: float = field(default=0.0)
+
+    def look(self) -> str | None:
+        """Return why rules are to be held from now on, "" when they are given back, None when nothing changes."""
+        now_s, why = clock.monotonic_s(), self.reason()
+        if why:
+            self._well_s = now_s
+            if self.held:
+                return None
+            self.held = why
+            return why
+        if self.held and now_s - self._well_s >= self.back_s:
+            self.held = ""
+            return ""
+        return None
+
+    def reason(self) -> str:
+        """Return what is wrong now, "" for nothing."""
+        now_s, health = clock.monotonic_s(), self.health
+        for stream in self.watch.streams.values():
+            if stream.kind in FOLDED and (stream.silent or not stream.last_s):
+                return f"{stream.name} is {'silent' if stream.silent else 'not connected'}"
+        for book in self.watch.books.values():
+            if not book.synced:
+                return f"the book of {book.symbol} is not in step with the venue"
+        if now_s - health.looked_s > self.max_account_age_s:
+            return f"the account was not read for {self.max_account_age_s:.0f} s" + (f": {health.problem}" if health.problem else "")
+        for symbol in self.symbols:
+            if now_s - health.quoted_s.get(symbol, 0.0) > self.max_quote_age_s:
+                return f"no new quote of {symbol} for {self.max_quote_age_s:.0f} s"
+        if not health.terminal.get("trade_allowed", True):
+            return "Algo Trading is switched off in the terminal"
+        return ""
