@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from engine.measure.synthetic import generate
 from engine.record.quality import check_session
 from engine.record.store import Session
 from engine.sim.exchange import Exchange, ExchangeConfig
+from engine.sim.faults import Fault
+from engine.sim.limits import LIMITS
+from engine.sources import binance
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +34,12 @@ def sound(session: Session) -> None:
     assert check_session(session)["problems"] == []
 
 
+def command(ws: str, rest: str, data: Path, *more: str, symbol: str = "BTCUSDT") -> list[str]:
+    return ["record", symbol, "--ws", ws, "--rest", rest, "--data", str(data), "--reserve-gb", "0", *more]
+
+
 def arguments(exchange: Exchange, data: Path, *more: str, symbol: str = "BTCUSDT") -> list[str]:
-    return [
-        "record",
-        symbol,
-        "--ws",
-        exchange.ws_url,
-        "--rest",
-        exchange.rest_url,
-        "--data",
-        str(data),
-        "--reserve-gb",
-        "0",
-        *more,
-    ]
+    return command(exchange.ws_url, exchange.rest_url, data, *more, symbol=symbol)
 
 
 def test_the_command_line_records_checks_and_prints_one_object(capture, tmp_path, capsys):
@@ -95,109 +91,103 @@ def test_a_blocked_region_is_said(capture, tmp_path, capsys, status):
 
 
 def test_sockets_that_are_blocked_alone_are_said(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture])) as (exchange, call):
+    with running(ExchangeConfig([capture])) as (exchange, _):
         with running(ExchangeConfig([capture], blocked=451)) as (blocked, _):
-            assert (
-                main(
-                    [
-                        "record",
-                        "BTCUSDT",
-                        "--ws",
-                        blocked.ws_url,
-                        "--rest",
-                        exchange.rest_url,
-                        "--data",
-                        str(tmp_path),
-                        "--reserve-gb",
-                        "0",
-                    ]
-                )
-                == 3
-            )
+            assert main(command(blocked.ws_url, exchange.rest_url, tmp_path)) == 3
     refused(capsys, 3, "451", "location")
 
 
-@pytest.mark.parametrize(
-    "rest, words",
-    [
-        ("http://no-such-host.invalid", ("no-such-host.invalid", "name server")),
-        ("http://127.0.0.1:9", ("127.0.0.1:9", "does not answer")),
-    ],
-)
+@pytest.mark.parametrize("rest, words", [
+    ("http://no-such-host.invalid", ("no-such-host.invalid", "name server")),
+    ("http://127.0.0.1:9", ("127.0.0.1:9", "does not answer")),
+])
 def test_dns_down_or_nobody_there(tmp_path, capsys, rest, words):
-    assert (
-        main(
-            [
-                "record",
-                "BTCUSDT",
-                "--rest",
-                rest,
-                "--ws",
-                "ws://127.0.0.1:9",
-                "--data",
-                str(tmp_path),
-                "--reserve-gb",
-                "0",
-            ]
-        )
-        == 3
-    )
+    assert main(command("ws://127.0.0.1:9", rest, tmp_path)) == 3
     refused(capsys, 3, *words)
     assert nothing_left(tmp_path)
 
 
+def test_a_banned_address_is_said_with_the_time_left(capture, tmp_path, capsys):
+    limits = replace(LIMITS["binance_usdm"], weight_per_window=0, warnings=0, ban_s=7200.0)
+    with running(ExchangeConfig([capture], limits=limits)) as (exchange, _):
+        assert main(arguments(exchange, tmp_path)) == 3
+    refused(capsys, 3, "418", "7200 s", "wait")
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("status, word", [(429, "fewer symbols"), (503, "try again later")])
+def test_a_venue_that_keeps_refusing_is_said(capture, tmp_path, capsys, monkeypatch, status, word):
+    monkeypatch.setattr(binance, "BACKOFF_S", (0.01,) * 3)
+    faults = [Fault(0.0, "rest_status", status=status, count=9)]
+    with running(ExchangeConfig([capture], start="now", faults=faults, time_scale=100.0)) as (exchange, _):
+        assert main(arguments(exchange, tmp_path)) == 3
+    refused(capsys, 3, f"kept answering {status}", word)
+
+
+def test_a_venue_that_recovers_is_recorded(capture, tmp_path, capsys, monkeypatch):
+    """Two overloads, a refusal of too many requests and a failing snapshot later."""
+    monkeypatch.setattr(binance, "BACKOFF_S", (0.01,) * 3)
+    faults = [Fault(0.0, "rest_status", status=503, count=2), Fault(0.0, "rest_status", status=429)]
+    with running(ExchangeConfig([capture], start="now", faults=faults, time_scale=100.0, speed=5.0)) as (exchange, _):
+        assert main(arguments(exchange, tmp_path, "--seconds", "2", "--json", "--name", "mine")) == 0
+    check = json.loads(capsys.readouterr().out)["check"]
+    assert check["ok"] and check["book"]["compared"] > 0
+
+
 def test_an_address_that_is_no_address(capture, tmp_path, capsys):
     with running(ExchangeConfig([capture])) as (exchange, _):
-        assert (
-            main(
-                [
-                    "record",
-                    "BTCUSDT",
-                    "--ws",
-                    "fstream.binance.com",
-                    "--rest",
-                    exchange.rest_url,
-                    "--data",
-                    str(tmp_path),
-                    "--reserve-gb",
-                    "0",
-                ]
-            )
-            == 2
-        )
+        assert main(command("fstream.binance.com", exchange.rest_url, tmp_path)) == 2
     refused(capsys, 2, "fstream.binance.com", "wss://")
 
 
-def test_sockets_that_never_deliver(capture, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("ws, words", [
+    ("ws://127.0.0.1:9", ("127.0.0.1", "network")),
+    ("ws://no-such-host.invalid", ("name server",)),
+    ("", ("connected, but silent", "path")),
+])
+def test_sockets_that_never_deliver(capture, tmp_path, capsys, monkeypatch, ws, words):
+    """Nobody there, no such name, and the wrong path: acked, and silent."""
     monkeypatch.setattr("engine.record.recorder.REACH_S", 1.0)
-    with running(ExchangeConfig([capture])) as (exchange, _):
-        assert (
-            main(
-                [
-                    "record",
-                    "BTCUSDT",
-                    "--ws",
-                    "ws://127.0.0.1:9",
-                    "--rest",
-                    exchange.rest_url,
-                    "--data",
-                    str(tmp_path),
-                    "--reserve-gb",
-                    "0",
-                ]
-            )
-            == 3
-        )
-    refused(capsys, 3, "sent nothing within 1 s", "127.0.0.1")
+    config = ExchangeConfig([capture], start="now", faults=[Fault(0.0, "wrong_path", for_s=19.0)])
+    with running(config) as (exchange, _):
+        assert main(command(ws or exchange.ws_url, exchange.rest_url, tmp_path)) == 3
+    refused(capsys, 3, "sent nothing within 1 s", *words)
+    assert nothing_left(tmp_path)
 
 
-def test_a_folder_that_may_not_be_written(capture, tmp_path, capsys, monkeypatch):
-    def denied(*_args, **_options):
-        raise PermissionError(13, "Permission denied")
+def run(arguments: list[str], *before: str) -> subprocess.CompletedProcess:
+    """Run the command in a process of its own, started by what stands before it."""
+    code = "import sys; from engine.cli import main; sys.exit(main())"
+    return subprocess.run([*before, sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
-    monkeypatch.setattr(Path, "mkdir", denied)
-    assert main(["record", "BTCUSDT", "--data", str(tmp_path), "--reserve-gb", "0"]) == 3
-    refused(capsys, 3, "Permission denied", str(tmp_path))
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such mode")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    """The superuser may write everywhere, so here it gives that up first."""
+    before = []
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("the superuser needs setpriv")
+        before = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
+    tmp_path.chmod(0o500)
+    done = run(command("ws://127.0.0.1:9", "http://127.0.0.1:9", tmp_path / "data"), *before)
+    tmp_path.chmod(0o700)
+    assert done.returncode == 3 and done.stdout == "", done.stderr
+    assert done.stderr.count("\n") == 1 and "Permission denied" in done.stderr and str(tmp_path) in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no limit of file sizes")
+def test_a_write_that_the_system_refuses_keeps_what_was_recorded(capture, tmp_path):
+    """The shell's limit of file sizes makes the journal's own write fail, half way."""
+    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
+        recording = arguments(exchange, tmp_path, "--name", "full", "--seconds", "60", "--quiet")
+        done = run(recording, "bash", "-c", 'ulimit -f 256; exec "$@"', "limited")
+        assert done.returncode == 3 and done.stdout == "", done.stderr
+        assert done.stderr.count("\n") == 1 and "File too large" in done.stderr and "kept in" in done.stderr
+    with running(ExchangeConfig([capture], speed=10.0)) as (exchange, _):
+        done = run(arguments(exchange, tmp_path, "--name", "next", "--seconds", "1", "--quiet"))
+    assert done.returncode == 0 and "recording full was left unfinished: it is a session now" in done.stderr
+    sound(Session(tmp_path / "sessions" / "full"))
 
 
 def test_a_file_where_the_data_folder_should_be(tmp_path, capsys):

@@ -77,10 +77,9 @@ class Rest:
 
     def refuse(self, status: int) -> Answer:
         """Return the answer of a switched-off exchange, or of an overload."""
-        text = TEXTS.get(status, "refused by the simulator")
-        return self._error(
-            status, -1003 if status in (418, 429) else 0, text, {"Retry-After": "1"} if status in (418, 429) else {}
-        )
+        text, stay_away = TEXTS.get(status, "refused by the simulator"), status in (418, 429)
+        wait = {"Retry-After": f"{self.limits.window_s / 60:g}"} if stay_away else {}
+        return self._error(status, -1003 if stay_away else 0, text, wait)
 
     @staticmethod
     def _error(status: int, code: int, text: str, headers: dict[str, str] | None = None) -> Answer:
