@@ -35,6 +35,7 @@ def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
     add_replay(command)
     add_analysis(command)
     add_measuring(command)
+    add_doctor(command)
     return parser
 
 
@@ -156,6 +157,22 @@ def add_measuring(command: Callable) -> None:
     sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
     sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
+
+
+def add_doctor(command: Callable) -> None:
+    """Add the doctor."""
+    sub = command("doctor", "check everything a user can get wrong, say how to mend it, and confirm which broker symbol is led")
+    sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help="venue symbols such as BTCUSDT (default: those confirmed)")
+    sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:CONFIG.json")
+    sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
+    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in")
+    sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
+    sub.add_argument("--ws", help="another WebSocket base")
+    sub.add_argument("--rest", help="another REST base")
+    sub.add_argument("--reserve-gb", type=float, default=2.0, help="least that must be free on the disk (default: 2)")
+    sub.add_argument("--wait", type=float, default=5.0, metavar="SECONDS", help="for quotes that tell the broker's clock (default: 5)")
 
 
 def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
             "analyse": analyse,
             "mcp": mcp,
             "sweep": sweep,
+            "doctor": doctor,
         }
     )
 
@@ -342,6 +343,14 @@ def mcp(args: argparse.Namespace) -> None:
     from engine.analysis.server import serve
 
     serve(args.data, transport=args.transport, port=args.port, say=lambda told: print(json.dumps(told), file=sys.stderr, flush=True))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Find what a user can get wrong."""
+    from engine import doctor, screen
+    result = doctor.doctor(doctor.options_of(args), lambda text: print(text, file=sys.stderr))
+    show(args, result, screen.doctor_table(result))
+    return 0 if result["ok"] else CheckFailed.exit_code
 
 
 def make_plan(args: argparse.Namespace, session):

@@ -1,4 +1,4 @@
-"""Broker symbols: which may be led and why, exact sizes, and the confirmed pairs that are stored and held against the terminal."""
+"""Broker symbols: which may be led and why, exact sizes, and the confirmed pairs held against the terminal."""
 
 import json
 from dataclasses import replace
@@ -11,15 +11,39 @@ from hypothesis import strategies as st
 from engine.errors import BadInput
 from engine.gateway import surface
 from engine.gateway.symbols import (
-    account_suffix, check_map, decimal_of, instrument_of, judge, load_map, map_of, maps_path, masked, rank, split_pair, store_map)
+    account_suffix,
+    check_map,
+    decimal_of,
+    instrument_of,
+    judge,
+    load_map,
+    map_of,
+    maps_path,
+    masked,
+    rank,
+    split_pair,
+    store_map,
+)
 
 NOW_NS = 1_760_000_000 * 10**9
 
 
 def spec(name: str = "BTCUSD", **more) -> dict:
     """Return a symbol as the terminal tells it."""
-    usual = dict(currency_base="BTC", currency_profit="USD", digits=2, trade_tick_size=0.01, volume_step=0.01, volume_min=0.01,
-                 trade_contract_size=1.0, trade_mode=4, trade_exemode=2, order_mode=127, visible=True, select=True)
+    usual = dict(
+        currency_base="BTC",
+        currency_profit="USD",
+        digits=2,
+        trade_tick_size=0.01,
+        volume_step=0.01,
+        volume_min=0.01,
+        trade_contract_size=1.0,
+        trade_mode=4,
+        trade_exemode=2,
+        order_mode=127,
+        visible=True,
+        select=True,
+    )
     return surface.make("SymbolInfo", name=name, **usual | more)._asdict()
 
 
@@ -27,13 +51,28 @@ def names(specs: list[dict], suffix: str | None = None) -> list[str]:
     return [each.symbol for each in rank(specs, "BTC", "USDT", suffix)]
 
 
-@pytest.mark.parametrize("login, shown", [(5098761, "50***1"), (123456, "12***6"), (5001, "5***1"), (12, "1***"), (0, "0***")])
+@pytest.mark.parametrize(
+    "login, shown", [(5098761, "50***1"), (123456, "12***6"), (5001, "5***1"), (12, "1***"), (0, "0***")]
+)
 def test_an_account_is_shown_masked(login, shown):
     assert masked(login) == shown and (login == 0 or str(login) not in shown)
 
 
-@pytest.mark.parametrize("value, text", [(0.1, "0.1"), (1e-05, "0.00001"), (0.30000000000000004, "0.3"), (1 / 100, "0.01"), (100.0, "100"), (0.25, "0.25"),
-                                         (1e-08, "0.00000001"), (5, "5"), (100000.0, "100000"), (2.5e-07, "0.00000025")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.1, "0.1"),
+        (1e-05, "0.00001"),
+        (0.30000000000000004, "0.3"),
+        (1 / 100, "0.01"),
+        (100.0, "100"),
+        (0.25, "0.25"),
+        (1e-08, "0.00000001"),
+        (5, "5"),
+        (100000.0, "100000"),
+        (2.5e-07, "0.00000025"),
+    ],
+)
 def test_sizes_become_the_decimals_they_stand_for(value, text):
     assert decimal_of(value) == text
 
@@ -54,39 +93,71 @@ def test_a_size_that_is_none(value):
 
 def test_the_instrument_of_a_broker_symbol():
     made = instrument_of(spec("XAUUSDm", digits=3, trade_tick_size=0.005, volume_step=0.1, point=0.001), "XAUUSDT")
-    assert (made.symbol, made.venue, made.tick_size, made.lot_size, made.pair) == ("XAUUSDm", "mt5", "0.005", "0.1", "XAUUSDT")
-    assert made.price_ticks("2650.125") == 530_025 and made.price_text(530_025) == "2650.125" and made.qty_text(3) == "0.3"
+    assert (made.symbol, made.venue, made.tick_size, made.lot_size, made.pair) == (
+        "XAUUSDm",
+        "mt5",
+        "0.005",
+        "0.1",
+        "XAUUSDT",
+    )
+    assert (
+        made.price_ticks("2650.125") == 530_025 and made.price_text(530_025) == "2650.125" and made.qty_text(3) == "0.3"
+    )
 
 
 def test_what_a_venue_symbol_is_made_of():
     assert split_pair("BTCUSDT") == ("BTC", "USDT") and split_pair("ETHBTC") == ("ETH", "BTC")
-    assert split_pair("XUSDT", {"XUSDT": ("XU", "SDT")}) == ("XU", "SDT")      # what the venue says comes first
+    assert split_pair("XUSDT", {"XUSDT": ("XU", "SDT")}) == ("XU", "SDT")  # what the venue says comes first
     with pytest.raises(BadInput, match="does not end in a currency"):
         split_pair("BITCOIN")
 
 
-@pytest.mark.parametrize("more, words", [
-    ({"currency_profit": "EUR"}, "priced in EUR, not USDT"), ({"currency_base": "WBTC"}, "trades WBTC, not BTC"), ({"trade_mode": 0}, "trading is disabled"),
-    ({"custom": True}, "custom symbol"), ({"trade_contract_size": 0.0}, "no contract size"), ({"volume_step": 0.0}, "no volume step"),
-    ({"trade_tick_size": float("nan")}, "no tick size"), ({"volume_min": 0.0}, "no smallest volume")])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"currency_profit": "EUR"}, "priced in EUR, not USDT"),
+        ({"currency_base": "WBTC"}, "trades WBTC, not BTC"),
+        ({"trade_mode": 0}, "trading is disabled"),
+        ({"custom": True}, "custom symbol"),
+        ({"trade_contract_size": 0.0}, "no contract size"),
+        ({"volume_step": 0.0}, "no volume step"),
+        ({"trade_tick_size": float("nan")}, "no tick size"),
+        ({"volume_min": 0.0}, "no smallest volume"),
+    ],
+)
 def test_what_cannot_be_led(more, words):
     found = judge(spec(**more), "BTC", "USDT")
     assert not found.fit and any(words in reason for reason in found.reasons), found
 
 
-@pytest.mark.parametrize("more, words", [
-    ({}, "1 lot is 1 BTC in USD, tick 0.01, volume from 0.01 by 0.01"), ({"trade_mode": 3}, "may only be closed"), ({"trade_mode": 1}, "only longs"),
-    ({"trade_exemode": 0}, "dealer"), ({"order_mode": 127 - 16}, "no stop loss"), ({"expiration_time": 1_766_707_200}, "expires on 2025-12-26"),
-    ({"visible": False}, "not in Market Watch"), ({"currency_base": "USD"}, "only its name says BTC"), ({"currency_base": "XBT"}, "1 lot is 1 BTC"),
-    ({"currency_profit": "USDT"}, "in USDT")])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({}, "1 lot is 1 BTC in USD, tick 0.01, volume from 0.01 by 0.01"),
+        ({"trade_mode": 3}, "may only be closed"),
+        ({"trade_mode": 1}, "only longs"),
+        ({"trade_exemode": 0}, "dealer"),
+        ({"order_mode": 127 - 16}, "no stop loss"),
+        ({"expiration_time": 1_766_707_200}, "expires on 2025-12-26"),
+        ({"visible": False}, "not in Market Watch"),
+        ({"currency_base": "USD"}, "only its name says BTC"),
+        ({"currency_base": "XBT"}, "1 lot is 1 BTC"),
+        ({"currency_profit": "USDT"}, "in USDT"),
+    ],
+)
 def test_what_can_be_led_and_what_is_said_of_it(more, words):
     found = judge(spec(**more), "BTC", "USDT")
     assert found.fit and any(words in reason for reason in found.reasons), found
 
 
 def test_the_suffix_of_the_account():
-    several = [spec("EURUSDm", currency_base="EUR"), spec("XAUUSDm", currency_base="XAU"), spec("BTCUSD"), spec("ETHUSDc", currency_base="ETH", visible=False),
-               spec("GOLD", currency_base="XAU")]
+    several = [
+        spec("EURUSDm", currency_base="EUR"),
+        spec("XAUUSDm", currency_base="XAU"),
+        spec("BTCUSD"),
+        spec("ETHUSDc", currency_base="ETH", visible=False),
+        spec("GOLD", currency_base="XAU"),
+    ]
     assert account_suffix(several) == "m" and account_suffix(several[3:]) is None
     assert account_suffix([spec("BTCUSD"), spec("ETHUSD", currency_base="ETH")]) == ""
 
@@ -94,10 +165,16 @@ def test_the_suffix_of_the_account():
 def test_the_likeliest_comes_first():
     shown, hidden = spec("BTCUSDm"), spec("BTCUSD", visible=False, select=False)
     assert names([hidden, shown]) == ["BTCUSDm", "BTCUSD"]
-    assert names([spec("BTCUSD"), shown], "m") == ["BTCUSDm", "BTCUSD"] and names([shown, spec("BTCUSD")], "") == ["BTCUSD", "BTCUSDm"]
-    assert names([spec("BTC", currency_base="USD"), hidden]) == ["BTCUSD", "BTC"]                    # named only comes after what is said
+    assert names([spec("BTCUSD"), shown], "m") == ["BTCUSDm", "BTCUSD"] and names([shown, spec("BTCUSD")], "") == [
+        "BTCUSD",
+        "BTCUSDm",
+    ]
+    assert names([spec("BTC", currency_base="USD"), hidden]) == ["BTCUSD", "BTC"]  # named only comes after what is said
     assert names([spec("BTCUSD", trade_mode=0), spec("BTCUSD_close", trade_mode=3)]) == ["BTCUSD_close", "BTCUSD"]
-    assert names([spec("BTCUSDH6", expiration_time=1_766_707_200), spec("BTCUSD.index")]) == ["BTCUSD.index", "BTCUSDH6"]
+    assert names([spec("BTCUSDH6", expiration_time=1_766_707_200), spec("BTCUSD.index")]) == [
+        "BTCUSD.index",
+        "BTCUSDH6",
+    ]
 
 
 def stored(**more):
@@ -114,12 +191,31 @@ def test_a_confirmed_pair_is_stored_and_found_again(tmp_path):
     store_map(data, again)
     found = load_map(data, "Broker-Demo", 5098761)
     assert set(found) == {"BTCUSDT", "ETHUSDT"} and found["BTCUSDT"] == again
-    assert load_map(data, "Other", 5098761)["BTCUSDT"].broker_symbol == "BTCUSD" and load_map(data, "Broker-Demo", 4098761) == {}
+    assert (
+        load_map(data, "Other", 5098761)["BTCUSDT"].broker_symbol == "BTCUSD"
+        and load_map(data, "Broker-Demo", 4098761) == {}
+    )
     text = maps_path(data).read_text()
-    assert "5098761" not in text and '"50***1"' in text and '"2025-10-09T08:53:20Z"' in text and [p.name for p in data.iterdir()] == ["symbols.json"]
+    assert (
+        "5098761" not in text
+        and '"50***1"' in text
+        and '"2025-10-09T08:53:20Z"' in text
+        and [p.name for p in data.iterdir()] == ["symbols.json"]
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "maps": []}', '{"format": 1}', '{"format": 1, "maps": [{}]}', '{"format": 1, "maps": [5]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 2, "maps": []}',
+        '{"format": 1}',
+        '{"format": 1, "maps": [{}]}',
+        '{"format": 1, "maps": [5]}',
+    ],
+)
 def test_a_damaged_list_is_said_and_kept(tmp_path, text):
     maps_path(tmp_path).write_text(text)
     with pytest.raises(BadInput, match="symbols.json is no list of confirmed symbols"):
@@ -138,14 +234,24 @@ def test_a_value_that_is_no_text_is_said(tmp_path):
         load_map(tmp_path, "Broker-Demo", 5098761)
 
 
-@pytest.mark.parametrize("more, words", [
-    ({"trade_contract_size": 0.1}, "its contract size was 1 and is 0.1"), ({"trade_tick_size": 0.05}, "its tick size was 0.01 and is 0.05"),
-    ({"volume_step": 0.1}, "its volume step was 0.01 and is 0.1"), ({"volume_min": 0.1}, "its smallest volume was 0.01 and is 0.1"),
-    ({"currency_profit": "EUR"}, "its currency was USD and is EUR"), ({"trade_tick_size": 0.0}, "its tick size was 0.01 and is unknown")])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"trade_contract_size": 0.1}, "its contract size was 1 and is 0.1"),
+        ({"trade_tick_size": 0.05}, "its tick size was 0.01 and is 0.05"),
+        ({"volume_step": 0.1}, "its volume step was 0.01 and is 0.1"),
+        ({"volume_min": 0.1}, "its smallest volume was 0.01 and is 0.1"),
+        ({"currency_profit": "EUR"}, "its currency was USD and is EUR"),
+        ({"trade_tick_size": 0.0}, "its tick size was 0.01 and is unknown"),
+    ],
+)
 def test_what_changed_since_it_was_confirmed_is_said(more, words):
     sentence = check_map(stored(), spec("BTCUSDm", **more))
     assert words in sentence and sentence.startswith("BTCUSDm is not what was confirmed on 2025-10-09")
 
 
 def test_what_may_change_is_not_held_against_it():
-    assert check_map(stored(), spec("BTCUSDm", trade_tick_size=0.010000000000000002, bid=5.0, spread=7, visible=False)) == ""
+    assert (
+        check_map(stored(), spec("BTCUSDm", trade_tick_size=0.010000000000000002, bid=5.0, spread=7, visible=False))
+        == ""
+    )
