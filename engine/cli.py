@@ -330,8 +330,8 @@ def sweep(args: argparse.Namespace) -> None:
 def analyse(args: argparse.Namespace) -> None:
     """Show the analysis of a moment."""
     from engine.analysis.calibration import published
+    from engine.analysis.screen import screen_parts
     from engine.analysis.summary import analyse as run
-    from engine.analysis.summary import screen_parts
 
     session, calibrations = find_session(args), published(args.data)
     result = run(session, args.symbol, at=args.at, direction=args.direction, detail="full", calibrations=calibrations)

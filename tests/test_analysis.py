@@ -12,7 +12,8 @@ from replays import cut, frame_starts, rewritten
 
 from engine.analysis.moment import Moment, canonical, parse_at
 from engine.analysis.order_flow import order_flow_signal
-from engine.analysis.summary import analyse, analyse_moment, screen_parts, signal_answer, trend_answer
+from engine.analysis.screen import screen_parts
+from engine.analysis.summary import analyse, analyse_moment, signal_answer, trend_answer
 from engine.analysis.symbols import resolve
 from engine.analysis.tape import sweeps
 from engine.errors import BadInput
@@ -218,14 +219,51 @@ def test_regression_a_lower_case_symbol_is_not_neutral():
     assert len({canonical(each) for each in asked}) == 1
 
 
-def test_one_screen_has_order_flow_at_the_top(session):
+def screen_of(made: dict) -> str:
     from rich.console import Console
-    console = Console(width=150, record=True, file=io.StringIO())
-    console.print(screen_parts(analyse(session, "BTCUSDT", "+200s", "BUY")))
-    text = console.export_text()
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(screen_parts(made))
+    return console.export_text()
+
+
+def test_one_screen_has_order_flow_at_the_top(session):
+    text = screen_of(analyse(session, "BTCUSDT", "+200s", "BUY"))
     lines = text.splitlines()
     assert lines[0].startswith("BTCUSDT") and next(n for n, line in enumerate(lines) if "Order flow" in line) <= 6
-    assert text.index("Order flow") < text.index("Whales") < text.index("Market") and len(lines) <= 60
+    assert text.index("Order flow") < text.index("Whales") < text.index("Market") and len(lines) <= 50
+
+
+@pytest.mark.parametrize("at", ["+0.5s", "+5s", "+40s", "+100s", None])
+@pytest.mark.parametrize("direction", [None, "SELL"])
+def test_a_screen_says_all_that_is_known_and_why_the_rest_is_not(session, at, direction):
+    made = analyse(session, "BTCUSDT", at, direction)
+    text = " ".join(screen_of(made).split())
+    assert made["recommendation"]["reason"] in text and all(each in text for each in made["recommendation"]["warnings"])
+    for flow in made["order_flow_mtf"].values():
+        assert all(part["reason"] in text for part in flow["parts"].values() if part["value"] is None)
+        assert flow["score"] is None or f" {flow['score']:+.0f} " in text
+    assert made["order_flow"]["called_reason"] in text and made["key"] in text
+    assert all(name in text for name in made["binance_enrichment"] if name not in ("wicks", "binance_price"))
+    assert "nan" not in text and "None" not in text
+
+
+def test_small_values_are_not_shown_as_zero(session):
+    made = analyse(session, "BTCUSDT")
+    made["binance_enrichment"]["binance_price"]["value"] = 0.00001234
+    made["binance_enrichment"]["micro_momentum"]["value"] = -1.6e-05
+    text = screen_of(made)
+    assert "1.234e-05" in text.splitlines()[0] and "-1.60e-05" in text
+
+
+def test_a_screen_says_what_the_score_was_worth(session):
+    made = analyse(session, "BTCUSDT")
+    flow = made["order_flow"]
+    share = {"value": 0.62, "n": 88, "ci95": [0.51, 0.71]}
+    flow |= {"called": "probability", "calibration": {"judged_n": 240, "brier": 0.231, "horizon_s": 30}, "probability": share}
+    text = " ".join(screen_of(made).split())
+    assert "Of 88 calls of this size 62% [51%, 71%] went the score's way in 30 s (240 calls out of sample, Brier 0.231" in text
+    flow["probability"] = {"value": None, "reason": "no call of this size was judged", "n": 0}
+    assert "none was of this size" in screen_of(made)
 
 
 def test_an_empty_stream_says_so():

@@ -1,8 +1,4 @@
-"""The whole analysis of one symbol at one moment, as one answer and as one screen."""
-
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+"""The whole analysis of one symbol at one moment, as one answer."""
 
 from engine.analysis.decision import recommend, signed
 from engine.analysis.enrichment import enrich
@@ -14,7 +10,6 @@ from engine.record.store import Session
 
 DETAILS = ("brief", "full")
 WHALES_BRIEF, WHALES_FULL = 3, 20
-_COLOURS = {"BULLISH": "green", "BUY": "green", "BEARISH": "red", "SELL": "red"}
 
 
 def analyse(
@@ -216,122 +211,3 @@ def brief(made: dict) -> dict:
         "voids": _brief_voids(made["voids"]),
         "binance_enrichment": fields,
     }
-
-
-def _show(value) -> str:
-    return (
-        "-"
-        if value is None
-        else f"{value:,.6g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int) and not isinstance(value, bool)
-        else str(value)
-    )
-
-
-def _flow_table(made: dict) -> Table:
-    """Return the windows of order flow, one row each."""
-    table = Table(title="Order flow", title_justify="left", title_style="bold")
-    for name in (
-        "window",
-        "side",
-        "score",
-        "pressure",
-        "net USD",
-        "book",
-        "whales",
-        "net USD",
-        "trades",
-        "covered s",
-        "not known",
-    ):
-        table.add_column(name, justify="left" if name in ("window", "side", "not known") else "right")
-    for flow in made["order_flow_mtf"].values():
-        parts = flow["parts"]
-        pressure, book, whales = parts["pressure"], parts["imbalance"], parts["whales"]
-        why = "; ".join(dict.fromkeys(part["reason"] for part in parts.values() if part["value"] is None))
-        signal = flow["signal"]
-        table.add_row(
-            f"{flow['window_s']} s ({flow['alias']})",
-            Text(signal or "-", style=_COLOURS.get(signal, "")),
-            _show(flow["score"]),
-            _show(pressure["value"]),
-            _show(pressure.get("net_usd")),
-            _show(book["value"]),
-            _show(whales["value"]),
-            _show(whales.get("net_usd")),
-            _show(pressure.get("n")),
-            f"{pressure['covered_s']:g}",
-            why,
-        )
-    return table
-
-
-def screen_parts(made: dict) -> Group:
-    """Return one screen for a person, from a full answer, order flow at the top."""
-    advice, trend = made["recommendation"], made["order_flow_trend"]
-    head = Text.assemble(
-        (f"{made['symbol']} ", "bold"),
-        made["as_of"],
-        "  ",
-        (advice["direction"], f"bold {_COLOURS.get(advice['direction'], 'yellow')}"),
-        f"  {advice['reason']}",
-    )
-    warnings = [Text(text, style="bold red" if "CONTRADICTION" in text else "yellow") for text in advice["warnings"]]
-    way = Text(
-        f"Trend {trend['window_s']} s: {trend['trend'] or trend['reason']}; whales "
-        f"{trend['whale_activity_trend'] or '-'}; pressure "
-        f"{trend['pressure_side'] or '-'} {trend['pressure_trend'] or '-'}; book bids/asks "
-        f"{trend['imbalance_trend'] or '-'}; earlier "
-        f"score {made['order_flow']['v1']['signal'] or '-'} {_show(made['order_flow']['v1']['score'])}"
-    )
-    whales = Table(title="Whales, newest first", title_justify="left", title_style="bold")
-    for name in ("side", "USD", "price", "tier", "prints", "age s"):
-        whales.add_column(name, justify="right")
-    for each in made["whales"][:5]:
-        whales.add_row(
-            Text(each["side"], style=_COLOURS[each["side"]]),
-            f"{each['usd_value']:,}",
-            _show(each["price"]),
-            each["tier"],
-            str(each["prints"]),
-            f"{each['age_ms'] / 1000:.1f}",
-        )
-    gaps = [
-        Text(
-            f"Void on the {side} side: "
-            + (
-                f"{void['near_bps']:.1f} to {void['far_bps']:.1f} bps, adverse to {void['adverse_to']}"
-                if void["value"] == "void"
-                else void.get("reason", "none")
-            )
-        )
-        for side, void in made["voids"].items()
-    ]
-    fields = Table(title="Market", title_justify="left", title_style="bold")
-    for name in ("field", "value", "unit", "n", "earlier"):
-        fields.add_column(name, justify="right" if name in ("value", "n", "earlier") else "left")
-    flat = {
-        **made["binance_enrichment"],
-        **{f"wicks.{name}": field for name, field in made["binance_enrichment"]["wicks"].items()},
-    }
-    for name, field in flat.items():
-        if name != "wicks":
-            fields.add_row(
-                name,
-                _show(field["value"]),
-                field["unit"] if field["value"] is not None else field["reason"],
-                _show(field.get("n")),
-                _show(field.get("v1")),
-            )
-    return Group(
-        head,
-        *warnings,
-        _flow_table(made),
-        way,
-        whales,
-        *gaps,
-        fields,
-        Text(f"key {made['key']}  seq {made['seq']}  code {made['code']}", style="dim"),
-    )
