@@ -302,7 +302,7 @@ def _clock(offset_ms: float, error_ms: float) -> Finding:
 
 def broker(options: Options, pairing: Pairing) -> tuple[list[Finding], dict | None]:
     """Ask the terminal through a worker of the doctor's own; return the findings, and the account if it is right."""
-    found = [Finding("worker", OK, "this Python's own")]
+    found = [Finding("worker", OK, "starts and talks on loopback")]
     if options.terminal == checkup.REAL:
         worker, absent = checkup.probe(options.command)
         found = [worker, *([absent] if absent else [])]

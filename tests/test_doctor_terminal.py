@@ -67,7 +67,7 @@ def test_a_port_on_which_nobody_listens(tmp_path):
 
 def test_a_worker_that_ends_at_once(tmp_path):
     _, found = examined(tmp_path, terminal=f"simulated:{tmp_path / 'absent.json'}")
-    failed(found["worker"], "did not start", "printed above")
+    failed(found["worker"], "printed above", "mend what it says")
 
 
 @pytest.mark.parametrize(

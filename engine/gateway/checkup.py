@@ -122,12 +122,7 @@ def connect(link: WorkerLink, token_set: bool) -> Finding:
             "worker", FAIL, f"it started but does not talk on loopback: {error}", f"{stray}; then run doctor again"
         )
     except (SourceFailed, OSError, ValueError) as error:
-        return Finding(
-            "worker",
-            FAIL,
-            f"it did not start: {error}",
-            "see what it printed above, and whether another program stops it",
-        )
+        return Finding("worker", FAIL, str(error), "mend what it says, or see whether security software stops it")
     try:
         reply = link.ask({"call": "initialize", "kwargs": link.connect}, CONNECT_S if link.terminal == REAL else None)
     except LinkLost as error:
