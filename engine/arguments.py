@@ -36,6 +36,7 @@ def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
     add_analysis(command)
     add_measuring(command)
     add_doctor(command)
+    add_live(command)
     return parser
 
 
@@ -65,9 +66,9 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("--rest", help="another REST base")
     sub.add_argument("--quiet", action="store_true", help="no live table")
     sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
-    sub = command("sim", "a Binance-protocol server on loopback that replays a capture, with faults")
-    sub.add_argument("what", choices=["exchange"], help="what to simulate")
-    sub.add_argument("captures", nargs="+", type=Path, metavar="CAPTURE", help="capture files")
+    sub = command("sim", "on loopback: an exchange that replays a capture with faults, or a MetaTrader 5 terminal")
+    sub.add_argument("what", choices=["exchange", "terminal"], help="what to simulate")
+    sub.add_argument("files", nargs="*", type=Path, metavar="FILE", help="captures of the exchange; JSON configuration of the terminal")
     sub.add_argument(
         "--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
     )
@@ -75,6 +76,13 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("--loop", action="store_true", help="play again at the end")
     sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
     sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
+    sub.add_argument("--follow", metavar="WS_URL", help="terminal: instead of FILE, a demo account whose BTCUSD follows BTCUSDT at this socket")
+    sub.add_argument(
+        "--address",
+        type=Path,
+        metavar="JSON",
+        help="terminal: where to write how programs reach it (default: FILE with .address.json, else terminal.address.json)",
+    )
     sub = command("import", "turn recorded files into one session")
     sub.add_argument(
         "paths",
@@ -161,25 +169,75 @@ def add_measuring(command: Callable) -> None:
 
 def add_doctor(command: Callable) -> None:
     """Add the doctor."""
-    sub = command("doctor", "check everything a user can get wrong, say how to mend it, and confirm which broker symbol is led")
-    sub.add_argument("symbols", nargs="*", metavar="SYMBOL", help="venue symbols such as BTCUSDT (default: those confirmed)")
+    sub = command(
+        "doctor", "check everything a user can get wrong, say how to mend it, and confirm which broker symbol is led"
+    )
+    sub.add_argument(
+        "symbols", nargs="*", metavar="SYMBOL", help="venue symbols such as BTCUSDT (default: those confirmed)"
+    )
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:CONFIG.json")
     sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
-    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument(
+        "--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)'
+    )
     sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in")
-    sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
-    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
+    sub.add_argument(
+        "--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it"
+    )
+    sub.add_argument(
+        "--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm"
+    )
     sub.add_argument("--ws", help="another WebSocket base")
     sub.add_argument("--rest", help="another REST base")
     sub.add_argument("--reserve-gb", type=float, default=2.0, help="least that must be free on the disk (default: 2)")
-    sub.add_argument("--wait", type=float, default=5.0, metavar="SECONDS", help="for quotes that tell the broker's clock (default: 5)")
+    sub.add_argument(
+        "--wait", type=float, default=5.0, metavar="SECONDS", help="for quotes that tell the broker's clock (default: 5)"
+    )
 
 
-def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
-    """Add the arguments that say which trades, which rules and which fills; return the group the trades belong to."""
-    source = sub.add_mutually_exclusive_group()
-    source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
-    source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
+def add_live(command: Callable) -> None:
+    """Add what runs live, and what steers and verifies it."""
+    sub = command("live", "the same loop, live on MetaTrader 5: record, shadow (decide, send nothing), paper, act")
+    sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
+    sub.add_argument("--mode", required=True, choices=["record", "shadow", "paper", "act"], help="what may happen; act sends orders")
+    sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in; act needs it typed")
+    add_rules(sub)
+    sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:@ADDRESS.json of tapeguard sim")
+    sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
+    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
+    sub.add_argument("--stream", choices=["trade", "aggTrade"], default="trade", help="default: trade")
+    sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
+    sub.add_argument("--rest", help="another REST base")
+    for name, kind, text in (("actions-per-minute", int, "most orders a minute; act needs it set"),
+                             ("actions-per-day", int, "most orders in 24 hours; act needs it set"),
+                             ("max-share", float, "most of a position closed in one action, 0 to 1; act needs it set"),
+                             ("max-spread-bps", float, "no order while the spread is wider (default: 20)"),
+                             ("max-quote-age-s", float, "no order on an older quote (default: 5)")):
+        sub.add_argument(f"--{name}", type=kind, metavar="N", help=text)
+    sub.add_argument("--latency-ms", type=float, default=250.0, help="of simulated fills in paper (default: 250)")
+    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
+    sub.add_argument("--hold-back-s", type=float, default=10.0, help="feeds must be well so long before held rules act again (default: 10)")
+    sub.add_argument("--webhook", metavar="URL", help="alarms are posted there as JSON")
+    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
+    sub.add_argument("--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)")
+    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
+    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
+    sub.add_argument("--quiet", action="store_true", help="no live screen")
+    sub.add_argument("--full-screen", action="store_true", help="the live screen takes the whole terminal window")
+    sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
+    sub = command("verify", "replay a recorded live run and compare its decisions, byte for byte; exit 0 only when none differs")
+    sub.add_argument("run", nargs="?", metavar="RUN", help="name or folder (default: the newest live run)")
+    sub = command("switch", "give a rule of a running live run another mode, while positions are open")
+    sub.add_argument("switches", nargs="+", metavar="RULE=MODE", help="such as whale=shadow; modes off alert shadow act")
+    sub.add_argument("--run", metavar="RUN", help="name or folder (default: the newest live run)")
+    sub = command("kill", "stop every order of live runs at once; broker-side stops stay")
+    sub.add_argument("--lift", action="store_true", help="allow orders again")
+
+
+def add_rules(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which rules, with which parameters."""
     sub.add_argument(
         "--rules",
         default="all",
@@ -188,6 +246,14 @@ def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     )
     sub.add_argument("--set", action="append", default=[], metavar="RULE.PARAM=VALUE", help="change a parameter; may be repeated")
     sub.add_argument("--rules-dir", type=Path, metavar="DIR", help="a folder of your own rule files")
+
+
+def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the arguments that say which trades, which rules and which fills; return the group the trades belong to."""
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument("--trades", type=Path, metavar="FILE", help="trades as CSV, or an MT5 history report (HTML, XLSX)")
+    source.add_argument("--entries", metavar="SPEC", help="systematic entries: every=10s,side=both,sl=20bps,tp=30bps,max=300s")
+    add_rules(sub)
     sub.add_argument(
         "--quotes",
         default="",

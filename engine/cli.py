@@ -4,10 +4,12 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from engine import arguments
 from engine.errors import BadInput, CheckFailed, TapeguardError
+from engine.live import cli as live_cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
             "analyse": analyse,
             "mcp": mcp,
             "sweep": sweep,
-            "doctor": doctor,
+            "doctor": partial(live_cli.doctor, show=show),
+            "live": partial(live_cli.live, show=show),
+            "verify": partial(live_cli.verify, show=show),
+            "switch": partial(live_cli.switch, show=show),
+            "kill": partial(live_cli.kill, show=show),
         }
     )
 
@@ -163,7 +169,11 @@ def record(args: argparse.Namespace) -> int:
 
 
 def sim(args: argparse.Namespace) -> None:
-    """Serve a capture as the exchange would."""
+    """Serve a capture as the exchange would, or a terminal."""
+    if args.what == "terminal":
+        return live_cli.sim_terminal(args)
+    if not args.files:
+        raise BadInput("sim exchange: name at least one capture file to replay")
     import asyncio
 
     from engine.sim.exchange import Exchange, ExchangeConfig
@@ -173,7 +183,7 @@ def sim(args: argparse.Namespace) -> None:
         print(f"seed {args.seed}", file=sys.stderr)
 
     async def serve() -> None:
-        config = ExchangeConfig(args.captures, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
+        config = ExchangeConfig(args.files, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
         async with Exchange(config) as exchange:
             print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
             await asyncio.Event().wait()
@@ -343,14 +353,6 @@ def mcp(args: argparse.Namespace) -> None:
     from engine.analysis.server import serve
 
     serve(args.data, transport=args.transport, port=args.port, say=lambda told: print(json.dumps(told), file=sys.stderr, flush=True))
-
-
-def doctor(args: argparse.Namespace) -> int:
-    """Find what a user can get wrong."""
-    from engine import doctor, screen
-    result = doctor.doctor(doctor.options_of(args), lambda text: print(text, file=sys.stderr))
-    show(args, result, screen.doctor_table(result))
-    return 0 if result["ok"] else CheckFailed.exit_code
 
 
 def make_plan(args: argparse.Namespace, session):

@@ -40,7 +40,8 @@ def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _table(title: str, *columns: str) -> Table:
+def make_table(title: str, *columns: str) -> Table:
+    """Return an empty table, its first column on the left."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right")
@@ -49,7 +50,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def sessions_table(entries: list[dict]) -> Table:
     """Return the list of sessions."""
-    table = _table("Sessions", "session", "venue", "symbols", "from (UTC)", "length", "rows", "size", "state")
+    table = make_table("Sessions", "session", "venue", "symbols", "from (UTC)", "length", "rows", "size", "state")
     for entry in entries:
         first, last = entry.get("first_recv_ns"), entry.get("last_recv_ns")
         length = f"{(last - first) / 1e9:,.0f} s" if first is not None and last is not None else "-"
@@ -69,7 +70,7 @@ def sessions_table(entries: list[dict]) -> Table:
 
 def import_table(result: dict) -> Table:
     """Return what an import found."""
-    table = _table(f"Session {result['session']}", "message", "count")
+    table = make_table(f"Session {result['session']}", "message", "count")
     for name, count in result["messages"].items():
         if count:
             table.add_row(name, f"{count:,}")
@@ -79,7 +80,7 @@ def import_table(result: dict) -> Table:
 def check_table(result: dict) -> Table:
     """Return the findings of a check, one line each."""
     book, clock, files = result["book"], result["clock"], result["files"]
-    table = _table(f"Session {result['session']}: {'sound' if result['ok'] else 'NOT to be trusted'}", "check", "finding")
+    table = make_table(f"Session {result['session']}: {'sound' if result['ok'] else 'NOT to be trusted'}", "check", "finding")
     offset = clock.get("recv_minus_event_ms") or {}
     known = offset.get("median") is not None
     table.add_row("files", f"{files['verified']} verified, {len(files['altered'])} altered")
@@ -98,11 +99,11 @@ def check_table(result: dict) -> Table:
 
 def replay_tables(result: dict, modes: dict[str, str]) -> list:
     """Return what each rule did and how the trades ended."""
-    rules = _table(f"Rules ({result['quotes']} quotes)", "rule", "mode", "alerts", "stops moved", "partial exits", "exits")
+    rules = make_table(f"Rules ({result['quotes']} quotes)", "rule", "mode", "alerts", "stops moved", "partial exits", "exits")
     for name, counts in result["by_rule"].items():
         if modes.get(name, "off") != "off":
             rules.add_row(name, modes[name], *(f"{counts[action]:,}" for action in ("alert", "tighten", "partial", "close")))
-    ends = _table("Trades", "ended by", "count")
+    ends = make_table("Trades", "ended by", "count")
     words = {
         "stopped": "stop (own or moved)",
         "taken": "take profit",
@@ -125,7 +126,7 @@ def _r(value: float | None) -> str:
 
 def measure_parts(result: dict) -> list:
     """Return the outcome table over all trades, and one sentence for each rule."""
-    table = _table(
+    table = make_table(
         f"{result['trades']:,} trades, mechanical baseline {_r(result['baseline_r'])}, {result['quotes']} quotes",
         "rule",
         "fired",
@@ -155,7 +156,7 @@ def measure_parts(result: dict) -> list:
 
 def sweep_parts(result: dict) -> list:
     """Return the best sets, the grid as a heatmap, and what may be said of the winner."""
-    best = _table(
+    best = make_table(
         f"{result['sets']:,} sets, {result['trades']:,} trades, {result['quotes']} quotes",
         "set",
         "change R",
@@ -185,7 +186,7 @@ def _heat_table(heat: dict) -> Table:
     """Return the mean change over the first two axes, coloured from worst to best."""
     cells = [value for row in heat["mean_delta_r"] for value in row if value is not None]
     reach = max((abs(value) for value in cells), default=0.0) or 1.0
-    table = _table(
+    table = make_table(
         f"Mean change R: {heat['x']} across" + (f", {heat['y']} down" if heat["y"] else ""),
         heat["y"] or "",
         *(f"{value:g}" for value in heat["x_values"]),
@@ -205,7 +206,7 @@ def _heat_table(heat: dict) -> Table:
 
 def record_table(status: dict) -> Table:
     """Return the state of a recording: each stream's rate, age, holes, and the journal's."""
-    table = _table(
+    table = make_table(
         f"Recording for {status['seconds']:,.0f} s: {status['kept']:,} frames kept, {status['journal_bytes'] / 1e6:,.1f} MB, "
         f"{status['not_synced']:,} not yet on disk",
         "stream",

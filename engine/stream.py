@@ -78,6 +78,13 @@ def _integers(column: pa.Array) -> np.ndarray:
     return np.array(column.to_numpy(zero_copy_only=False))   # a writable copy: compiled code then has one type to fit
 
 
+class Followed(dict):
+    """Numbers of symbols; the rows of any other symbol are left out."""
+
+    def __missing__(self, symbol: str) -> int:
+        return R.NOBODY
+
+
 class _Table:
     """One table read in order, with at most two row groups of it in memory."""
 
@@ -253,7 +260,8 @@ def events(session: Session, numbers: dict[str, int], tables: Iterable[str] = MA
             for n, (name, rows) in enumerate(zip(names, parts, strict=True)):
                 if starts[n] < starts[n + 1]:
                     _fill(name, out, places[starts[n]:starts[n + 1]], rows)
-            yield out
+            strangers = out["symbol"] == R.NOBODY
+            yield out[~strangers] if strangers.any() else out
         if limit is None:
             return
 

@@ -17,6 +17,7 @@ SNAPSHOT_LEVEL = 64            # depth row of a full snapshot
 PARTIAL_DEPTH = 128            # depth row of a top-N frame: recorded, never applied
 
 EVERY_SYMBOL = 65_535          # EVENT.symbol of a feed row that names none
+NOBODY = 65_534                # of a row of a symbol the kernel does not follow: it is left out
 # EVENT.code of FEED rows
 CONNECTED, LOST, GAP, RESYNC, STALE = range(1, 6)
 

@@ -1,0 +1,191 @@
+"""The commands about a live run: arguments to one call, and what it says on the screen."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from engine.errors import BadInput, CheckFailed, nearest
+
+
+def live(args: argparse.Namespace, show) -> int:
+    """Run the loop live."""
+    from engine.cli import console
+    from engine.live.session import LiveSession
+
+    options = options_of(args)
+    session = LiveSession(options, args.data, lambda text: print(f"tapeguard: {text}", file=sys.stderr, flush=True))
+    if args.json_lines:
+        from engine.live.status import status_of
+        result = session.run(throttled(lambda live: print(json.dumps(status_of(live)), file=sys.stderr, flush=True)))
+    elif args.quiet or args.json or not sys.stderr.isatty():
+        result = session.run()
+    else:
+        from rich.live import Live
+
+        from engine.live.screen import live_screen
+        from engine.screen import STDERR
+        with Live(console=STDERR, refresh_per_second=4, screen=args.full_screen) as screen:
+            result = session.run(throttled(lambda live: screen.update(live_screen(live)), 0.25))
+    if args.json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        out = console()
+        out.print(verify_table(result["verify"]))
+        out.print(f"run {result['path']}  session {result['session']}")
+    return 0 if result["verify"]["identical"] and result["check"]["ok"] else CheckFailed.exit_code
+
+
+def throttled(show, every_s: float = 1.0):
+    """Return a call that passes on one call in so many seconds."""
+    from engine import clock
+    last_s = 0.0
+
+    def call(live) -> None:
+        nonlocal last_s
+        if clock.monotonic_s() - last_s >= every_s:
+            last_s = clock.monotonic_s()
+            show(live)
+    return call
+
+
+def options_of(args: argparse.Namespace):
+    """Return what a live run is asked, from the command line."""
+    import shlex
+
+    from engine.cli import pairs
+    from engine.gateway.orders import Limits
+    from engine.live.options import LiveOptions, Terminal
+    from engine.record.recorder import Options
+    from engine.rules import choose, find_rules
+    from engine.run import Settings
+    from engine.sources.binance import LIVE, Endpoint
+
+    base = LIVE[args.venue]
+    symbols = [symbol.upper() for symbol in args.symbols]
+    names = {text.partition("=")[0].upper(): value for text, value in zip(args.map, pairs(args.map, "--map").values(), strict=True)}
+    for symbol in names:
+        if symbol not in symbols:
+            raise BadInput(f"--map {symbol}: that symbol is not among those named; {nearest(symbol, symbols)}")
+    given = {name: getattr(args, name) for name in ("actions_per_minute", "actions_per_day", "max_share", "max_spread_bps",
+                                                    "max_quote_age_s") if getattr(args, name) is not None}
+    for name, value in given.items():
+        if value <= 0 or name == "max_share" and value > 1:
+            raise BadInput(f"--{name.replace('_', '-')} {value}: {'between 0 and 1' if name == 'max_share' else 'more than 0'} is right")
+    terminal = Terminal(args.terminal, tuple(shlex.split(args.worker_command or "")), {"path": args.path} if args.path else {})
+    return LiveOptions(
+        args.mode, Options(Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest), symbols, args.stream,
+                           duration_s=args.seconds),
+        choose(find_rules(args.rules_dir), args.rules, args.set), terminal, names, Limits(**given), tuple(given), args.account,
+        Settings(latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6)), args.webhook or "", args.keep,
+        args.hold_back_s, {"sync_interval_ms": args.sync_ms, "disk_reserve_bytes": int(args.reserve_gb * 1e9)})
+
+
+def find_run(args: argparse.Namespace) -> Path:
+    """Return the folder of a live run named on the command line: a folder, a name, or none for the newest."""
+    from engine.runlog import runs_folder
+
+    folder = runs_folder(args.data)
+    if args.run and ((given := Path(args.run)) / "live.json").is_file():
+        return given
+    runs = sorted(path.parent for path in folder.glob("*/live.json"))
+    if not args.run:
+        if not runs:
+            raise BadInput(f"there is no live run in {folder} yet; tapeguard live makes one")
+        return max(runs, key=lambda path: (path / "live.json").stat().st_mtime_ns)
+    if not (folder / args.run).is_dir():
+        raise BadInput(f"no run {args.run!r} in {folder}; {nearest(args.run, [path.name for path in runs])}")
+    return folder / args.run
+
+
+def verify(args: argparse.Namespace, show) -> int:
+    """Replay a recorded live run and compare its decisions."""
+    from engine.live.verify import verify as run
+
+    result = run(find_run(args), args.data)
+    show(args, result, verify_table(result), *first_difference(result))
+    return 0 if result["identical"] else CheckFailed.exit_code
+
+
+def verify_table(result: dict):
+    """Return the findings of a verification for a person."""
+    from engine.screen import make_table
+
+    title = "the replay decides the same, byte for byte" if result["identical"] else "the replay decides OTHERWISE"
+    found = make_table(f"Live run {result['run']}: {title}", "finding", "value")
+    found.add_row("decisions compared", f"{result['compared']:,}")
+    found.add_row("different", f"{result['different']:,}")
+    found.add_row("positions a rule acted on", f"{result['acted_positions']:,}")
+    for name, words in (("rule_effect_r", "what the rules were worth"), ("execution_effect_r", "what execution cost or gained")):
+        value = result[name]
+        found.add_row(words, "not known" if value is None else f"{value:+.3f} R")
+    return found
+
+
+def first_difference(result: dict) -> list[str]:
+    """Return the first difference in words."""
+    if not result["differences"]:
+        return []
+    first = result["differences"][0]
+    lines = [f"first difference at seq {first['seq']}:"]
+    one, two = first["recorded"] or {}, first["replayed"] or {}
+    if not one or not two:
+        lines.append(f"  {'live alone' if one else 'the replay alone'} decided: {json.dumps(one or two)}")
+    else:
+        lines += [f"  {name}: live {one[name]}, replay {two[name]}" for name in one if one[name] != two[name]]
+    return lines
+
+
+def switch(args: argparse.Namespace, show) -> int:
+    """Give a rule of a running live run another mode."""
+    from engine.live.commands import parse_switch, send
+
+    answers = []
+    for text in args.switches:
+        parse_switch(text)
+        answers.append(send(find_run(args), {"switch": text}))
+    show(args, {"answers": answers}, *(answer["said"] for answer in answers))
+    return 0 if all(answer["ok"] for answer in answers) else CheckFailed.exit_code
+
+
+def kill(args: argparse.Namespace, show) -> int:
+    """Stop every action of live runs on this data root, or allow them again."""
+    from engine.live.commands import kill_file
+    from engine.record.store import write_text_atomic
+
+    path = kill_file(args.data)
+    if args.lift:
+        path.unlink(missing_ok=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, "no order is sent while this file is here\n")
+    text = f"{path} is {'gone: orders may be sent again' if args.lift else 'there: no order is sent; broker-side stops stay'}"
+    show(args, {"killed": path.exists(), "path": str(path)}, text)
+    return 0
+
+
+def doctor(args: argparse.Namespace, show) -> int:
+    """Find what a user can get wrong."""
+    from engine import doctor, screen
+
+    result = doctor.doctor(doctor.options_of(args), lambda text: print(text, file=sys.stderr))
+    show(args, result, screen.doctor_table(result))
+    return 0 if result["ok"] else CheckFailed.exit_code
+
+
+def sim_terminal(args: argparse.Namespace) -> None:
+    """Serve a simulated MetaTrader 5 terminal."""
+    from engine.gateway.terminal_server import serve_terminal
+    from engine.gateway.terminal_settings import following
+
+    if len(args.files) + bool(args.follow) != 1:
+        raise BadInput("sim terminal: name one configuration file, or give --follow WS_URL for a demo account")
+    config = following(args.follow) if args.follow else args.files[0]
+    address = args.address or (Path("terminal.address.json") if args.follow else config.with_suffix(".address.json"))
+    serve_terminal(
+        config,
+        address,
+        lambda where: print(json.dumps(where), flush=True),
+        port=args.port,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )

@@ -1,0 +1,72 @@
+"""The terminal a live run acts on: reached, its account held against what was typed, its symbols against what was confirmed."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import BadInput, SourceFailed
+from engine.gateway.client import WorkerLink
+from engine.gateway.symbols import check_map, instrument_of, load_map, map_of, masked, store_map
+from engine.gateway.view import Reader, Unreadable
+from engine.instruments import Instrument
+from engine.live.options import LiveOptions, Terminal
+
+TRADE_MODES = {0: "demo", 1: "contest", 2: "real"}
+HEDGING = 2
+
+
+@dataclass
+class Account:
+    """The account of a live run and the symbols it manages there."""
+
+    login: int
+    shown: dict                        # what may be written down: masked login, server, kind, currency
+    instruments: dict[str, Instrument]     # by broker symbol
+    specs: dict[str, dict]
+
+
+def worker(terminal: Terminal, intents: Path) -> WorkerLink:
+    """Return a link to a worker of its own for this terminal."""
+    return WorkerLink(intents, terminal=terminal.name, command=terminal.command or (sys.executable,), connect=terminal.connect,
+                      timeout_s=terminal.timeout_s)
+
+
+def open_account(options: LiveOptions, link: WorkerLink, wall, data: Path) -> Account:
+    """Connect and look: which account it is, and which of its symbols are led by the venue's; raise where anything is amiss."""
+    if not link.restart():
+        said = link.last_error() if hasattr(link, "last_error") else ""
+        raise SourceFailed(f"the terminal {options.terminal.name} does not answer{said}; tapeguard doctor finds out why")
+    reader = Reader(link, wall, frozenset())
+    try:
+        account = reader.call("account_info")
+        if options.account is not None and account["login"] != options.account:
+            raise BadInput(f"account {masked(account['login'])} is logged in, not the {masked(options.account)} you typed; log in to "
+                           "the right one in the terminal, or type the other number")
+        stored = load_map(data, account["server"], account["login"])
+        specs, instruments = {}, {}
+        for symbol in options.recording.symbols:
+            name = options.broker_symbols.get(symbol) or (stored[symbol].broker_symbol if symbol in stored else "")
+            if not name:
+                raise BadInput(f"{symbol} leads no broker symbol yet; tapeguard doctor {symbol} proposes some, and --map {symbol}=NAME "
+                               "confirms one")
+            spec = _spec(reader, name)
+            if symbol in options.broker_symbols:
+                store_map(data, map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
+            elif changed := check_map(stored[symbol], spec):
+                raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
+            specs[name], instruments[name] = spec, instrument_of(spec, symbol)
+    except Unreadable as unreadable:
+        raise SourceFailed(f"the terminal cannot be read: {unreadable}; tapeguard doctor finds out why") from None
+    shown = {"login": masked(account["login"]), "server": account["server"], "currency": account["currency"],
+             "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
+             "margin": "hedging" if account["margin_mode"] == HEDGING else "netting"}
+    return Account(account["login"], shown, instruments, specs)
+
+
+def _spec(reader: Reader, name: str) -> dict:
+    try:
+        if not reader.call("symbol_select", name, True):
+            raise Unreadable("cannot be selected")
+        return reader.call("symbol_info", name)
+    except Unreadable as unreadable:
+        raise BadInput(f"the terminal has no symbol {name} ({unreadable}); tapeguard doctor lists what it has") from None
