@@ -76,7 +76,7 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("--loop", action="store_true", help="play again at the end")
     sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
     sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
-    sub.add_argument("--follow", metavar="WS_URL", help="terminal: instead of FILE, a demo account whose BTCUSD follows BTCUSDT at this socket")
+    sub.add_argument("--follow", metavar="WS_URL", help="terminal: no FILE, but a demo account led by BTCUSDT at this socket")
     sub.add_argument(
         "--address",
         type=Path,

@@ -51,11 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
             "analyse": analyse,
             "mcp": mcp,
             "sweep": sweep,
-            "doctor": partial(live_cli.doctor, show=show),
-            "live": partial(live_cli.live, show=show),
-            "verify": partial(live_cli.verify, show=show),
-            "switch": partial(live_cli.switch, show=show),
-            "kill": partial(live_cli.kill, show=show),
+            **{name: partial(getattr(live_cli, name), show=show) for name in ("doctor", "live", "verify", "switch", "kill")},
         }
     )
 

@@ -1,6 +1,7 @@
 """The other end of the worker: starts it, asks it, and kills and restarts one that hangs, from outside."""
 
 import json
+import os
 import secrets
 import select
 import socket
@@ -67,8 +68,9 @@ class WorkerLink:
     def _spawn(self) -> tuple[int, str]:
         token = secrets.token_hex(32)
         command = [*self.command, str(Path(mt5_worker.__file__)), "--terminal", self.terminal, "--intents", str(self.intents)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        own = {name: value for name, value in os.environ.items() if name != "TAPEGUARD_WORKER_TOKEN"}      # it has one of its own
         try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own)
             self.process.stdin.write(token.encode() + b"\n")
             self.process.stdin.close()
             return json.loads(self._first_line())["port"], token

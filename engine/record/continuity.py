@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.kernel.records import AGGREGATED, MISSING, PARTIAL_DEPTH, REFILLED, SNAPSHOT_LEVEL
+from engine.kernel.records import AGGREGATED, FIRST, MISSING, PARTIAL_DEPTH, REFILLED, SNAPSHOT_LEVEL
 from engine.record.messages import ALL, UNKNOWN, Messages
 from engine.record.store import TABLES
 
@@ -109,6 +109,8 @@ def _repeated(name: str, table: dict, new: np.ndarray) -> np.ndarray:
     same = np.flatnonzero(~new)
     if name == "trades":
         same = same[table["bits"][same] & REFILLED == 0]
+    elif name == "account":
+        same = same[table["bits"][same] & FIRST > 0]
     elif name != "best":
         kinds = [column for column in ("code", "stream", "interval") if column in table]
         seen: set[tuple] = set()

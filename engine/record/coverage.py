@@ -5,7 +5,7 @@ import numpy as np
 from engine.record.continuity import Marks
 from engine.record.messages import Messages
 from engine.record.rebuild import Rebuild
-from engine.record.store import TABLES
+from engine.record.store import OWN_TABLES, TABLES
 
 SILENCE_NS = 10_000_000_000
 # trades of a quiet symbol are naturally rare; liquidations and bars say nothing by their absence
@@ -33,7 +33,7 @@ def coverage(messages: Messages, marks: Marks, gaps: list[dict],
     for number, symbol in enumerate(messages.symbols):
         for name in TABLES:
             own = messages.table(name)["symbol"] == number
-            if name == "feed" or not (own.any() or (number, name) in named):
+            if name in ("feed", *OWN_TABLES) or not (own.any() or (number, name) in named):
                 continue
             around = [gap["around"] for gap in gaps if gap["table"] == name and gap["symbol"] == symbol]
             seq, time, why = _events(messages.table(name), own, marks, number, name)

@@ -114,6 +114,7 @@ _WANTED = {name: _KEY for name in TABLES} | {
     "depth": [*_KEY, "first_id", "last_id", "prev_id", "bits"],
     "best": [*_KEY, "update_id", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"],
     "klines": [*_KEY, "interval"],
+    "account": [*_KEY, "bits"],
     "feed": [*_KEY, "code", "stream", "from_id", "to_id"],
 }
 

@@ -61,6 +61,7 @@ TABLES: dict[str, pa.Schema] = {
     "switches": pa.schema(_KEY + [("rule", pa.string()), ("number", _I64), ("mode", pa.string()), ("was", pa.string()),
                                   ("reason", pa.string())]),
 }
+OWN_TABLES = ("account", "orders", "decisions", "switches")        # what the engine saw of the account, or did
 _DICTIONARY = {"symbol", "code", "stream", "detail", "interval"}
 
 
