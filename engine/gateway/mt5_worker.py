@@ -283,9 +283,16 @@ def serve(desk: Desk, token: str, port: int = 0, stay: bool = False) -> None:
 
 def load(terminal: str):
     """Return the module to serve and the controls of a simulated one."""
+    if terminal.startswith("simulated:@"):
+        from engine.gateway.terminal_client import load_client
+        return load_client(terminal[len("simulated:@"):])
     if terminal.startswith("simulated:"):
+        from engine.errors import TapeguardError
         from engine.gateway.terminal_config import load_terminal
-        return load_terminal(terminal[len("simulated:"):])
+        try:
+            return load_terminal(terminal[len("simulated:"):])
+        except TapeguardError as error:
+            raise SystemExit(str(error)) from None
     import MetaTrader5
     return MetaTrader5, None
 
@@ -293,7 +300,7 @@ def load(terminal: str):
 def main(arguments: list | None = None) -> None:
     """Read the token, load the terminal and serve."""
     parser = argparse.ArgumentParser(description="Owns the MetaTrader5 module and serves it on loopback.")
-    parser.add_argument("--terminal", default="MetaTrader5", help="MetaTrader5, or simulated:CONFIG.json")
+    parser.add_argument("--terminal", default="MetaTrader5", help="MetaTrader5, simulated:CONFIG.json, or simulated:@ADDRESS.json of a terminal process")
     parser.add_argument("--intents", required=True, help="append-only file of what was sent")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--token-file", help="file with the token; else TAPEGUARD_WORKER_TOKEN, else a line of standard input")

@@ -146,6 +146,7 @@ class Book:
         self.deals: dict[int, Deal] = {}
         self.ticks: dict[str, deque] = {name: deque(maxlen=KEPT_TICKS) for name in self.specs}
         self.later: list[Later] = []
+        self.waiting: list[dict] = []              # positions to open by hand at the first quote of their symbol
         self.on_later: Callable[[Later], None] = lambda later: None
         self.on_deal: Callable[[Deal, Position | None, int], None] | None = None
 
@@ -185,6 +186,9 @@ class Book:
         """Take one quote: levels are hit, the margin is looked at."""
         self.run_to(utc_ns)
         self.ticks[symbol].append((utc_ns, bid, ask))
+        for row in [row for row in self.waiting if row["symbol"] == symbol]:
+            self.waiting.remove(row)
+            self.by_hand(**row)
         for position in [p for p in self.positions.values() if p.symbol == symbol and (p.sl or p.tp)]:
             self._hit(position)
         if self.positions and self.stop_out_level:
@@ -326,11 +330,16 @@ class Book:
         return [order for order in self.orders.values() if order.position_id == position_id]
 
     def by_hand(self, symbol: str, side: int, lots: float, *, position_id: int = 0, sl: float = 0.0, tp: float = 0.0,
-                magic: int = 0, comment: str = "") -> Position | None:
-        """Trade as the user does in the terminal; return the position it made or changed."""
+                sl_bps: float = 0.0, tp_bps: float = 0.0, magic: int = 0, comment: str = "") -> Position | None:
+        """Trade as the user does in the terminal, levels as prices or so far from the entry; return the position made or changed."""
         spec = self.specs[symbol]
+        sign, entry = (1, self.quote(symbol)[1]) if side == BUY else (-1, self.quote(symbol)[0])
+
+        def level(price: float, bps: float) -> int:
+            points = entry * (1 + bps / 1e4) / spec.tick_points
+            return spec.points(price) if price or not bps else round(points) * spec.tick_points
         order = Order(self.ticket(), symbol, side, round(lots * LOT), self.msc(), reason=CLIENT, position_id=position_id, magic=magic,
-                      sl=spec.points(sl), tp=spec.points(tp), comment=comment)
+                      sl=level(sl, -sign * sl_bps), tp=level(tp, sign * tp_bps), comment=comment)
         order.left = order.volume
         self.orders[order.ticket] = order
         deal = self.fill(order, order.volume)

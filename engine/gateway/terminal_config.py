@@ -9,11 +9,12 @@ from pathlib import Path
 from time import sleep
 
 from engine import clock
-from engine.errors import BadInput
+from engine.errors import BadInput, TapeguardError, nearest
 from engine.gateway.server_clock import ServerClock
 from engine.gateway.terminal import SimulatedTerminal
 from engine.gateway.terminal_books import MS, Book, Deal, Later, Order, Position, Spec
 from engine.gateway.terminal_faults import Faults
+from engine.gateway.terminal_settings import read_settings
 
 MODES = {"hedging": 2, "netting": 0}
 KEPT = {"positions": Position, "orders": Order, "past_orders": Order, "deals": Deal}
@@ -43,8 +44,8 @@ def walk(seed: int, symbol: str, bid: int, spread: int, every_ms: int, step: int
 def book_state(book: Book) -> dict:
     """Return all of an account that has to survive."""
     return {"login": book.login, "balance": book.balance, "next_ticket": book.next_ticket, "now_ns": book.now_ns,
-            "quotes": {name: list(rows[-1]) for name, rows in book.ticks.items() if rows}, "later": [asdict(each) for each in book.later]
-            } | {name: [asdict(row) for row in getattr(book, name).values()] for name in KEPT}
+            "quotes": {name: list(rows[-1]) for name, rows in book.ticks.items() if rows}, "later": [asdict(each) for each in book.later],
+            "waiting": book.waiting} | {name: [asdict(row) for row in getattr(book, name).values()] for name in KEPT}
 
 
 def restore_book(book: Book, state: dict) -> None:
@@ -52,7 +53,7 @@ def restore_book(book: Book, state: dict) -> None:
     book.balance, book.next_ticket, book.now_ns = state["balance"], state["next_ticket"], state["now_ns"]
     for name, kind in KEPT.items():
         setattr(book, name, {row["ticket"]: kind(**row) for row in state[name]})
-    book.later = [Later(**row) for row in state["later"]]
+    book.later, book.waiting = [Later(**row) for row in state["later"]], state["waiting"]
     for name, row in state["quotes"].items():
         book.ticks[name].append(tuple(row))
 
@@ -64,6 +65,18 @@ def _save(path: Path, terminal: SimulatedTerminal) -> None:
     os.replace(aside, path)
 
 
+def _restore(books: list[Book], path: Path) -> bool:
+    """Put the accounts back as they were saved; return whether there were any."""
+    try:
+        saved = {row["login"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+        for book in books:
+            if book.login in saved:
+                restore_book(book, saved[book.login])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: not the state of a simulated terminal ({type(error).__name__}: {error}); delete it to begin anew") from None
+    return bool(saved)
+
+
 def build(config: dict, at=None) -> SimulatedTerminal:
     """Return the terminal a configuration describes, its books restored where there is a state file."""
     at = at or WallClock()
@@ -73,17 +86,12 @@ def build(config: dict, at=None) -> SimulatedTerminal:
                   netting_reverses=row.get("netting_reverses", True)) for row in config.get("accounts", [{}])]
     faults = Faults(list(config.get("faults", [])), config.get("rates", {}), config.get("seed", 0), config.get("late_ms", 2000))
     state = Path(config["state"]) if config.get("state") else None
-    saved = json.loads(state.read_text(encoding="utf-8")) if state and state.exists() else []
-    for book in books:
-        for row in saved:
-            if row["login"] == book.login:
-                restore_book(book, row)
+    saved = _restore(books, state) if state and state.exists() else False
     if not saved:
+        books[0].waiting = list(config.get("positions", []))
         for symbol, bid, ask in config.get("quotes", []):
             for book in books:
                 book.push(at.now_ns(), symbol, bid, ask)
-        for row in config.get("positions", []):
-            books[0].by_hand(**row)
     feed = walk(from_ns=at.now_ns(), **config["walk"]) if config.get("walk") else ()
     terminal = SimulatedTerminal(books, at, faults=faults, feed=feed, password=config.get("password", ""))
     if state:
@@ -93,32 +101,33 @@ def build(config: dict, at=None) -> SimulatedTerminal:
 
 
 def load_terminal(path: str) -> tuple[object, Callable]:
-    """Return the module of a configured terminal, and its controls."""
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-        terminal = build(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not a terminal configuration ({type(error).__name__}: {error})") from None
+    """Return the module of a terminal in this process, and its controls."""
+    settings, follows = read_settings(Path(path))
+    if follows:
+        raise BadInput(f"{path}: \"follow\" needs a terminal process of its own; start it with: tapeguard sim terminal {path}")
+    terminal = build(settings)
     return terminal.module, controls(terminal)
 
 
 def controls(terminal: SimulatedTerminal) -> Callable:
     """Return what a test or a demo does to the terminal from outside, by name."""
-    def push(symbol, bid, ask):
-        for server in terminal.servers.values():
-            server.book.push(terminal.clock.now_ns(), symbol, bid, ask)
-
     def by_hand(row):
         terminal.book.by_hand(**row)
 
     def state():
         terminal.pump()
         return [book_state(server.book) for server in terminal.servers.values()]
-    known = {"push": push, "by_hand": by_hand, "state": state, "fault": terminal.faults.add, "log": lambda: terminal.log}
+    known = {"push": terminal.push, "by_hand": by_hand, "state": state, "fault": terminal.faults.add, "log": lambda: terminal.log}
 
     def control(name, *args):
-        terminal.pump()
-        result = known[name](*args)
-        terminal.save()
-        return result
+        if name not in known:
+            raise ValueError(f"control {name!r} is not known; {nearest(str(name), known)}")
+        with terminal.lock:
+            terminal.pump()
+            try:
+                result = known[name](*args)
+            except TapeguardError as error:
+                raise ValueError(str(error)) from None
+            terminal.save()
+            return result
     return control
