@@ -189,7 +189,7 @@ def test_moments_are_named_three_ways(session):
     assert parse_at("+2.5s", session) == first + 2_500_000_000 and parse_at(str(first), session) == first and parse_at(None, session) is None
     iso = np.datetime64(first // 1000 * 1000 + 1_000, "ns").astype("datetime64[us]").item().isoformat() + "Z"
     assert parse_at(iso, session) == first // 1000 * 1000 + 1_000
-    for bad in ("yesterday", "+x", "1e9", "+99999999s", "0" * 19, "2024-13-01", "9999-12-31T00:00:00", "-5"):
+    for bad in ("yesterday", "+x", "1e9", "+99999999s", "0" * 19, "2024-13-01", "9999-12-31T00:00:00", "-5", "+\u0661s", "+1e3s", "2024-08-08T00:00:00+99:00"):
         with pytest.raises(BadInput, match="time"):
             parse_at(bad, session)
 

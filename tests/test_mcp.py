@@ -129,6 +129,10 @@ HOSTILE = [
     ("get_order_flow", {"symbol": "BTCUSDT", "at": "+999999s"}, "outside session"), ("get_order_flow", {"symbol": "BTCUSDT", "at": 5}, "at"),
     ("get_order_flow", {"symbol": "BTCUSDT", "x": 1}, "no argument 'x'"), ("get_order_flow", {"symbol": "BTCUSDT", "detail": "all"}, "detail"),
     ("get_order_flow_trend", {"symbol": "BTCUSDT", "window": 5}, "too short"), ("analyse_symbol", {"symbol": "BTCUSDT", "direction": "UP"}, "direction"),
+    ("list_sessions", {"limit": 1.5}, "limit"), ("list_sessions", {"limit": True}, "limit"), ("session", {"name": "gen"}, "there is no tool"),
+    ("_run", {"name": "x"}, "there is no tool"), ("analyse_symbol", {"symbol": "BTCUSDT", "self": 1}, "no argument 'self'"),
+    ("measure_rules", {"session": "../../etc"}, "not a path"), ("explain_exit", {"run": "../../etc", "ticket": 1}, "not a path"),
+    ("measure_rules", {"session": "gen", "entries": "every=30s,sl=10bps,symbol=../../etc"}, "no symbol"),
     ("list_sessions", {"limit": 10**9}, "limit"), ("list_sessions", {"cursor": -1}, "cursor"), ("list_positions", {"run": "../x"}, "not a path"),
     ("list_positions", {"run": "none"}, "no run"), ("explain_exit", {"run": "RUN", "ticket": 10**9}, "no position"),
     ("explain_exit", {"run": "RUN", "ticket": "1"}, "ticket"), ("list_positions", {"run": "RUN", "rule": "magic"}, "no rule"),
@@ -146,6 +150,29 @@ def test_hostile_arguments_get_a_sentence_that_says_what_to_do(data, run):
             assert result.is_error and word in text and "Traceback" not in text, (name, arguments, text)
             assert len(text) < 700 and str(data) not in text, text
     official(data, work)
+
+
+def test_a_whole_number_may_be_written_with_a_point(data, run):
+    """JSON has one kind of number: 8.0 passes an integer schema, and clients of other languages send it."""
+    async def work(client):
+        for name, arguments in (("list_sessions", {"limit": 2.0, "cursor": 0.0}), ("list_positions", {"run": run, "limit": 3.0}),
+                                ("get_order_flow", {"symbol": "BTCUSDT", "window": 30.0})):
+            whole = {key: int(value) if isinstance(value, float) else value for key, value in arguments.items()}
+            pointed, plain = [await client.call_tool(name, each) for each in (arguments, whole)]
+            assert not pointed.is_error and pointed.structured_content == plain.structured_content, said(pointed)
+    official(data, work)
+
+
+def test_a_damaged_calibration_is_a_sentence_too(generated, tmp_path):
+    (tmp_path / "sessions").symlink_to(generated.session.path.parent)
+    (tmp_path / "calibration.json").write_text("{")
+
+    async def work(client):
+        for name in ("analyse_symbol", "get_order_flow", "get_order_flow_trend"):
+            refused = await client.call_tool(name, {"symbol": "BTCUSDT"})
+            assert refused.is_error and "calibration.json is no calibration" in said(refused) and str(tmp_path) not in said(refused)
+        assert not (await client.call_tool("list_sessions", {})).is_error
+    official(tmp_path, work)
 
 
 def test_a_damaged_session_is_a_sentence_too(data, tmp_path):

@@ -58,9 +58,9 @@ def parse_at(text: str | int | None, session: Session) -> int | None:
     first_ns, last_ns = session.manifest["first_recv_ns"], session.manifest["last_recv_ns"]
     said = str(text).strip()
     try:
-        if re.fullmatch(r"\+\d{1,9}(\.\d{1,9})?s?", said):
+        if re.fullmatch(r"\+[0-9]{1,9}(\.[0-9]{1,9})?s?", said):
             at_ns = first_ns + int(Fraction(said.strip("+s")) * NS)
-        elif re.fullmatch(r"\d{16,19}", said):
+        elif re.fullmatch(r"[0-9]{16,19}", said):
             at_ns = int(said)
         else:
             when = datetime.fromisoformat(said)

@@ -89,6 +89,8 @@ def check_arguments(name: str, arguments: dict | None) -> dict:
     )
     problem = problems[0] if problems else None
     if problem is None:
+        # in JSON 8.0 is a whole number, and clients write it so
+        given = {key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in given.items()}
         return {**{key: each["default"] for key, each in schema["properties"].items() if "default" in each}, **given}
     unknown = [key for key in given if key not in schema["properties"]]
     if unknown:
