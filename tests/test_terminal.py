@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from terminals import served
 
 from engine.errors import BadInput
 from engine.gateway.server_clock import ServerClock, detect_offset_s
@@ -137,8 +138,19 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_does_what_it_says(kind):
-    values, answer, left = FAULTS[kind]
-    desk = Desk(script=[{"do": kind, **values}])
+    fault_is_done(Desk(script=[{"do": kind, **FAULTS[kind][0]}]), kind)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_each_fault_does_the_same_over_a_socket(kind, tmp_path):
+    desk = Desk(script=[{"do": kind, **FAULTS[kind][0]}])
+    with served(desk.terminal, tmp_path) as desk.mt5:
+        assert desk.mt5.initialize()
+        fault_is_done(desk, kind)
+
+
+def fault_is_done(desk: Desk, kind: str) -> None:
+    _, answer, left = FAULTS[kind]
     held = desk.book.by_hand("BTCUSD", 0, 1.0)
     begun_ns = desk.clock.now_ns()
     done = desk.close(held.ticket, 1.0)

@@ -1,4 +1,4 @@
-"""The simulated terminal has the surface of the MetaTrader5 module, name by name, as the facts list it."""
+"""The simulated terminal has the surface of the MetaTrader5 module, name by name, as the facts list it: here and over a socket."""
 
 import inspect
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from terminals import served
 
 from engine.gateway import surface
 from engine.gateway.server_clock import ServerClock
@@ -35,14 +36,19 @@ def terminal() -> SimulatedTerminal:
     book = Book([Spec("BTCUSD"), Spec("XAUUSD")])
     book.push(clock.now_ns(), "BTCUSD", 6_000_000, 6_000_100)
     made = SimulatedTerminal(book, clock)
-    assert made.module.initialize()
     book.by_hand("BTCUSD", 0, 1.0, sl=59_000.0, tp=62_000.0)
     return made
 
 
-@pytest.fixture
-def mt5(terminal):
-    return terminal.module
+@pytest.fixture(params=["in this process", "over a socket"])
+def mt5(terminal, request, tmp_path):
+    if request.param == "in this process":
+        assert terminal.module.initialize()
+        yield terminal.module
+        return
+    with served(terminal, tmp_path) as module:
+        assert module.initialize()
+        yield module
 
 
 def test_every_constant_has_the_module_s_value_and_there_is_no_other(api, mt5):

@@ -1,5 +1,7 @@
 """The simulated terminal beside the real module on Windows, where no terminal runs: what is checked before the pipe is equal."""
 
+import importlib
+import os
 import sys
 
 import pytest
@@ -25,6 +27,8 @@ CALLS = [
 
 @pytest.fixture(scope="module")
 def real():
+    if os.environ.get("CI") == "true":
+        return importlib.import_module("MetaTrader5")          # there it may not be missing
     return pytest.importorskip("MetaTrader5")
 
 
