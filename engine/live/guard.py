@@ -7,6 +7,7 @@ from engine.live.broker import Health
 from engine.record.watch import BEST, DEPTH, TRADES, Watch
 
 FOLDED = (DEPTH, BEST, TRADES)
+STARTING = "the feeds are not up yet"
 
 
 @dataclass
@@ -19,8 +20,8 @@ class Guard:
     max_quote_age_s: float = 5.0
     max_account_age_s: float = 5.0
     back_s: float = 10.0
-    held: str = ""                     # why rules are held, empty while they are not
-    _well_s: float = field(default=0.0)
+    held: str = STARTING               # why rules are held, empty while they are not
+    _well_s: float = field(default_factory=clock.monotonic_s)
 
     def look(self) -> str | None:
         """Return why rules are to be held from now on, "" when they are given back, None when nothing changes."""

@@ -47,7 +47,7 @@ class LiveOptions:
 
 
 def capped(choices: list[Choice], mode: str) -> list[Choice]:
-    """Return the choices with no rule doing more than the run's mode allows."""
+    """Return the choices with no rule doing more than a run of this mode allows."""
     return [dataclasses.replace(choice, mode=least(choice.mode, CAP[mode])) for choice in choices]
 
 
@@ -69,6 +69,8 @@ def described(options: LiveOptions, name: str, session: str, kernel: Path, accou
     return {"run": name, "session": session, "mode": options.mode, "account": account, "kernel": kernel.name,
             "started_ns": started_ns, "state": "running", "settings": dataclasses.asdict(options.settings),
             "limits": {**limits, "symbols": sorted(options.limits.symbols)},
-            "rules": {choice.rule.name: {"preset": choice.preset, "mode": choice.mode, "params": params_dict(choice),
+            # every rule begins in shadow at most; switches are in the recording
+            "rules": {choice.rule.name: {"preset": choice.preset, "mode": least(choice.mode, "shadow"),
+                                         "wanted": choice.mode, "params": params_dict(choice),
                                          "evidence": choice.rule.evidence} for choice in options.choices},
             "versions": {"python": platform.python_version(), **versions}}

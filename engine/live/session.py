@@ -50,11 +50,12 @@ class LiveSession:
         self.folder = runs_folder(data) / self.name
         self.session_name = f"{'+'.join(options.recording.symbols)}-{stamp}"
         options.choices = capped(options.choices, options.mode)
+        # no rule acts before every feed is well: those that may begin in shadow
+        self.held = {choice.rule.name: choice.mode for choice in options.choices if choice.mode == "act"}
         self.health = Health()
         self.alarms: Alarms | None = None
         self.guard: Guard | None = None
         self.account: Account | None = None
-        self.held: dict[str, str] = {}         # modes taken away by the guard, to be given back
         self.waiting = 0
         self.ending = False
         self.asked_to_end = asyncio.Event()
@@ -81,7 +82,7 @@ class LiveSession:
         self.journal_of_intents = IntentJournal(home / "intents.jsonl")
         journal = open_journal(self.data, self.session_name, **options.journal)
         try:
-            self.loop = Loop(self.name, journal, options.choices, options.settings,
+            self.loop = Loop(self.name, journal, capped(options.choices, "shadow"), options.settings,
                              self._act if options.mode == "act" else None, self._told)
             self.loop.link()
             if options.mode == "act":
@@ -198,16 +199,17 @@ class LiveSession:
             self.held = {rule: mode for rule, mode in self.loop.modes.items() if mode == "act"}
             for rule in self.held:
                 self._switch(rule, "shadow", f"held: {found}")
-            self._alarm(f"rules are held: {found}; the broker-side stops stay")
+            if self.held:
+                self._alarm(f"{', '.join(self.held)} held: {found}; the broker-side stops stay")
         elif found == "":
             for rule, mode in self.held.items():
-                self._switch(rule, mode, "given back: the feeds are well again")
+                self._switch(rule, mode, "the feeds are well")
+            if self.held:
+                self.alarms.note("guard", f"{', '.join(self.held)} may act: the feeds are well")
             self.held = {}
-            self.alarms.note("guard", "rules are given back")
 
     def _switch(self, rule: str, mode: str, reason: str) -> None:
         self.loop.switch(rule, mode, reason, lambda kind, payload: self.recorder.take(self.broker_source, kind, payload))
-        self.alarms.note("switch", f"{rule} is {mode}: {reason}")
 
     def _obey(self, command: dict) -> dict:
         """Carry out a command from another window and say what came of it."""
@@ -226,6 +228,7 @@ class LiveSession:
                 return {"ok": True, "said": f"{rule} is held ({self.guard.held}) and will be act when the feeds are well"}
             self.held.pop(rule, None)
             self._switch(rule, mode, "by command")
+            self.alarms.note("switch", f"{rule}: {was} -> {mode} by command")
             return {"ok": True, "said": f"{rule}: {was} -> {mode}"}
         except BadInput as error:
             return {"ok": False, "said": str(error)}
