@@ -110,8 +110,8 @@ class Recorder:
         try:
             body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
             self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
-            if self.tap:       # the live loop can begin: these are the steps it counts in, and so will its replay
-                self.take(self.rest_source, INSTRUMENTS, json.dumps([i.as_dict() for i in self._instruments()]).encode())
+            # the steps a live loop counts in, and so will its replay
+            self.take(self.rest_source, INSTRUMENTS, json.dumps([i.as_dict() for i in self._instruments()]).encode())
             self.started.set()
             await self._measure_clock()
             work = [group.run() for group in self.groups]

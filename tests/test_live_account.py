@@ -1,0 +1,88 @@
+"""What is told of an account: each change once, gone only when it is sure, and nothing of a position that is being acted on."""
+
+import pytest
+
+from engine.instruments import Instrument
+from engine.live.account import DEAL_WAIT_READS, GONE_READS, AccountBook
+
+BROKER = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2, "venue", "BTCUSDT")
+
+
+def row(identifier: int = 7, **changes) -> dict:
+    return {"identifier": identifier, "ticket": identifier, "symbol": "BTCUSD", "type": 0, "volume": 1.0, "price_open": 60_000.0,
+            "sl": 59_000.0, "tp": 0.0, "time_msc": 1_000} | changes
+
+
+def deal(entry: int, volume: float, price: float = 60_100.0, reason: int = 0) -> dict:
+    return {"entry": entry, "volume": volume, "price": price, "reason": reason}
+
+
+@pytest.fixture
+def book() -> AccountBook:
+    return AccountBook({"BTCUSD": BROKER}, lambda msc: msc * 1_000_000)
+
+
+def told(book: AccountBook, rows: list[dict], busy=frozenset(), deals=()) -> list[tuple]:
+    return [(account.ticket, *[(change.code, change.price_ticks, change.qty_lots) for change in account.changes])
+            for account in book.read(rows, set(busy), lambda identifier: list(deals))]
+
+
+def test_a_new_position_is_told_with_its_levels_and_when_it_was_opened(book):
+    [account] = book.read([row(), row(8, symbol="EURUSD")], set(), list)
+    assert account.event_ns == 1_000_000_000 and account.side == 1 and account.symbol == "BTCUSD"
+    assert [(c.code, c.price_ticks, c.qty_lots) for c in account.changes] == [("opened", 6_000_000, 100), ("stop", 5_900_000, None)]
+    assert told(book, [row()]) == [], "once"
+
+
+def test_each_change_is_told_once_a_level_taken_away_as_unknown(book):
+    told(book, [row()])
+    assert told(book, [row(sl=59_500.0, tp=61_000.0)]) == [(7, ("stop", 5_950_000, None), ("take", 6_100_000, None))]
+    assert told(book, [row(sl=0.0, tp=61_000.0, volume=0.4)]) == [(7, ("volume", None, 40), ("stop", None, None))]
+    assert told(book, [row(sl=0.0, tp=61_000.0, volume=0.4)]) == []
+
+
+@pytest.mark.parametrize(("reason", "code"), [(4, "stopped"), (5, "taken"), (0, "closed"), (6, "closed")])
+def test_a_position_is_gone_only_after_two_readings_and_its_deal(book, reason, code):
+    told(book, [row()])
+    deals = [deal(0, 1.0)]
+    for _ in range(GONE_READS + 3):
+        assert told(book, [], deals=deals) == [], "the deal is not there yet"
+    assert told(book, [], deals=[*deals, deal(1, 1.0, 59_990.0, reason)]) == [(7, (code, 5_999_000, None))]
+    assert book.known == {}
+
+
+def test_an_earlier_part_does_not_pass_for_the_last_deal(book):
+    told(book, [row(volume=0.5)])
+    part = [deal(0, 1.0), deal(1, 0.5, 60_050.0)]
+    for _ in range(GONE_READS + 1):
+        assert told(book, [], deals=part) == []
+    assert told(book, [], deals=[*part, deal(1, 0.5, 60_200.0)]) == [(7, ("closed", 6_020_000, None))]
+
+
+def test_a_position_that_comes_back_was_never_gone(book):
+    told(book, [row()])
+    assert told(book, []) == []
+    assert told(book, [row()]) == [] and book.known[7].absent == 0
+
+
+def test_a_deal_that_never_shows_leaves_the_price_unknown(book):
+    told(book, [row()])
+    found = [told(book, []) for _ in range(GONE_READS + DEAL_WAIT_READS)]
+    assert found[:-1] == [[]] * (len(found) - 1) and found[-1] == [(7, ("closed", None, None))]
+
+
+def test_a_position_that_is_acted_on_is_left_to_its_outcome(book):
+    told(book, [row()])
+    assert told(book, [row(volume=0.5, sl=59_900.0)], busy={7}) == []
+    book.ended(7, 50, None, closed=False)
+    assert told(book, [row(volume=0.5, sl=59_900.0)]) == [(7, ("stop", 5_990_000, None))], "what the outcome did not tell"
+    book.ended(7, None, None, closed=True)
+    assert told(book, [], deals=[deal(1, 1.0)]) == [] and book.known == {}
+
+
+def test_a_merge_or_a_reversal_is_an_end_and_a_beginning(book):
+    told(book, [row()])
+    first, second = book.read([row(price_open=60_500.0, volume=2.0)], set(), list)
+    assert [c.code for c in first.changes] == ["closed"] and first.changes[0].price_ticks is None
+    assert [(c.code, c.qty_lots) for c in second.changes][0] == ("opened", 200)
+    assert [c.side for c in book.read([row(type=1, price_open=60_500.0)], set(), list)] == [1, -1]
