@@ -11,11 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
+from shown import shown
 from virtual import SYMBOL, Venue, of_group, run_virtual
 
-from engine.kernel import records as R
 from engine.record.convert import convert
 from engine.record.decode import Trade
 from engine.record.frames import Feed, read_frame
@@ -26,7 +25,6 @@ from engine.record.store import Session
 from engine.record.watch import BUFFERED, HELD, MISSING_RANGES
 from engine.run import Pair, Run
 from engine.sources.binance import Endpoint
-from engine.stream import events
 
 SILENT_S = {"trades": 6.0, "depth": 3.0, "best": 5.0, "marks": 4.0}
 FIRST_S, LAST_S, CALM_S = 3.0, 20.0, 40.0
@@ -278,32 +276,10 @@ def verify(recording: Recording) -> None:
 
 def replayed(recording: Recording, session: Session, run: Run) -> None:
     """Feed the session to the kernel frame by frame: whenever its book is there, it is the venue's book of that id."""
-    rows = np.concatenate(list(events(session, {SYMBOL: 0})))
-    starts = np.flatnonzero(rows["bits"] & R.FIRST)
-    down, unplugged, seen = True, True, 0
-    market, core, ladders, truth = (
-        *(run.arrays[name] for name in ("market", "core", "ladders")),
-        recording.venue.truth,
-    )
-    for start, end in zip(starts, [*starts[1:], len(rows)]):
-        frame = rows[start:end]
-        run.feed(frame)
-        row = frame[0]
-        if row["kind"] == R.FEED and row["id"] in (R.DEPTH, R.MISSING) and row["code"] in (R.LOST, R.GAP, R.STALE):
-            down = True
-        if row["kind"] == R.FEED and row["id"] == R.DEPTH and row["code"] in (R.LOST, R.CONNECTED):
-            unplugged = row["code"] == R.LOST
-        if row["kind"] == R.SNAPSHOT:
-            down = False  # the kernel judges by itself whether it links; the book's content tells
-        if not market["book_ok"][0]:
-            continue
-        assert not down, f"seq {row['seq']}: the book is shown although it was lost and no snapshot came"
-        assert not unplugged, f"seq {row['seq']}: the book is shown although nothing is connected"
-        if row["kind"] in (R.DEPTH, R.SNAPSHOT):
-            ladder = ladders[0, core["active"][0]]
-            seen += 1
-            found = tuple(int(ladder[name]) for name in ("bid_ticks", "ask_ticks", "n_bids", "n_asks"))
-            assert found == truth[int(ladder["last_id"])], f"seq {row['seq']}: the book is not the venue's"
+    market, seen = run.arrays["market"], 0
+    for seq, last_id, top in shown(session, SYMBOL, run):
+        seen += 1
+        assert top == recording.venue.truth[last_id], f"seq {seq}: the book is not the venue's"
     assert market["book_ok"][0] and market["tape_ok"][0] and market["mid_ok"][0], (
         "the calm did not bring everything back"
     )

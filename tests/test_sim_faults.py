@@ -258,6 +258,31 @@ def test_rest_status_is_given_to_the_next_requests(capture):
     assert with_exchange(capture_config(capture, faults=[Fault(1.0, "rest_status", count=2, status=429)]), work) == [429, 429, 200]
 
 
+def test_counted_faults_of_rest_end_with_their_time(capture):
+    async def work(exchange):
+        await read_all(exchange)
+        return [(await asked(exchange, path))[0] for path in ("/fapi/v1/time", "/fapi/v1/depth?symbol=BTCUSDT")], exchange.effects.depth_shift()
+
+    faults = [Fault(1.0, kind, count=2, for_s=2.0) for kind in ("rest_status", "snapshot_race")]
+    assert with_exchange(capture_config(capture, faults=faults), work) == ([200, 200], 0)
+
+
+@pytest.mark.parametrize("shift", [-300, -100, -1, 3])
+def test_a_book_of_another_moment_is_the_one_folded_from_the_start(capture, monkeypatch, shift):
+    played = Market(load_tape([capture]))
+    found = []
+    for position in range(200, len(played.tape), 997):
+        played.position = position
+        book = played.book("BTCUSDT", shift)
+        found.append(book and (book[1], book[0].levels(20)))
+    monkeypatch.setattr("engine.sim.market.KEPT_EVERY", 10**9)
+    for position, expected in zip(range(200, len(played.tape), 997), found):
+        market = Market(played.tape)
+        market.position = position
+        book = market.book("BTCUSDT", shift)
+        assert expected == (book and (book[1], book[0].levels(20)))
+
+
 def test_rest_delay_holds_the_answer_back(capture):
     async def work(exchange):
         exchange.begin()

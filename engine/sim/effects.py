@@ -108,6 +108,7 @@ class Effects:
             self.venue.deliver(self.gate.end(fault))
             self.jump_ms -= fault.ms if fault.kind == "clock_jump" else 0
         self._under_way = [other for other in self._under_way if other is not fault]
+        self._left = [entry for entry in self._left if entry[0] is not fault]
         self._slow = [slow for slow in self._slow if slow.fault is not fault]
         for client in self._picked.pop(id(fault), []):
             match fault.kind:

@@ -29,9 +29,10 @@ KINDS = {
     "shutdown": "a serverShutdown notice is sent, and after `for_s` the connections are closed with `code`",
     "wrong_path": "connections made within `for_s` are acked and stay silent, as on a wrong path",
     "no_ack": "requests made within `for_s` on a socket are carried out but not answered",
-    "snapshot_race": "the next `count` depth bodies are `diffs` diffs from now: below zero the past, above the future",
+    "snapshot_race": "the next `count` depth bodies (within `for_s` where given) are `diffs` diffs from now: below zero "
+    "the past, above the future",
     "rest_delay": "REST answers take `ms` longer for `for_s`",
-    "rest_status": "the next `count` REST requests are answered with `status`",
+    "rest_status": "the next `count` REST requests (within `for_s` where given) are answered with `status`",
 }
 ON_FRAMES = ("drop", "duplicate", "reorder", "gap", "malformed", "oversized", "clock_jump")
 LASTING = ("gap", "clock_jump", "slow_consumer", "wrong_path", "no_ack", "rest_delay")

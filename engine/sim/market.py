@@ -1,7 +1,8 @@
 """The exchange's own book and trades, known from the capture alone: what its REST answers are made of."""
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from engine.record.columns import Scale, parse_decimals
 from engine.record.decode import USDM
 from engine.sim.tape import REST, Tape
 
+KEPT_EVERY, KEPT = 128, 4  # events between two books that are kept, and how many
 SAMPLED_FRAMES = 2_000  # of each kind, to find tick and step sizes
 QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "USD")
 _ANY = msgspec.json.Decoder()
@@ -63,6 +65,10 @@ class Book:
                     side[price] = qty
         self.last_id, self.chained, self.time_ms = w.u, True, w.T
 
+    def copy(self) -> "Book":
+        """Return a book that can be taken elsewhere."""
+        return replace(self, bids=dict(self.bids), asks=dict(self.asks))
+
     def levels(self, limit: int) -> tuple[list, list]:
         """Return the best bids and asks, best first."""
         bids = sorted(self.bids.items(), key=lambda level: Decimal(level[0]), reverse=True)[:limit]
@@ -78,6 +84,7 @@ class Market:
         self._given = steps or {}
         self._steps: dict[str, Steps] = {}
         self._books: dict[str, Book] = {}
+        self._kept: dict[str, deque[Book]] = {}
         self._trades: dict[tuple[str, str], tuple[list[int], list[dict]]] = {}
         self._events = {symbol: sorted(tape.of(symbol, REST) + tape.of(symbol, "depth")) for symbol in tape.symbols}
         self._diffs = {symbol: tape.of(symbol, "depth") for symbol in tape.symbols}
@@ -86,6 +93,7 @@ class Market:
         """Forget what was played."""
         self.position = 0
         self._books.clear()
+        self._kept.clear()
 
     def book(self, symbol: str, shift: int = 0) -> tuple[Book, int] | None:
         """Return the book after the last diff played, or `shift` diffs from it, and its id; None while it is not known.
@@ -100,11 +108,12 @@ class Market:
             snapshots = self.tape.of(symbol, REST)
             if snapshots and snapshots[0] < self.position:
                 position = max(position, snapshots[0] + 1)
-            book = self._fold(symbol, Book(self.tape.venue == USDM), position)
+            self._current(symbol)
+            kept = [book for book in self._kept.get(symbol, ()) if book.done <= bisect_left(self._events[symbol], position)]
+            book = self._fold(symbol, kept[-1].copy() if kept else Book(self.tape.venue == USDM), position)
         else:
             position = self.position
-            book = self._books.setdefault(symbol, Book(self.tape.venue == USDM))
-            self._fold(symbol, book, position)
+            book = self._current(symbol)
         if not book.known:
             return None
         diffs = self._diffs[symbol]
@@ -113,6 +122,15 @@ class Market:
             return book, book.last_id
         after = wire.DIFF.decode(self.tape.data(diffs[following]))
         return book, after.U if after.pu == book.last_id else book.last_id
+
+    def _current(self, symbol: str) -> Book:
+        """Return the book of now, and keep some on the way to it: what is shifted begins there."""
+        book = self._books.setdefault(symbol, Book(self.tape.venue == USDM))
+        kept = self._kept.setdefault(symbol, deque(maxlen=KEPT))
+        while (end := book.done - book.done % KEPT_EVERY + KEPT_EVERY) <= bisect_left(self._events[symbol], self.position):
+            self._fold(symbol, book, self._events[symbol][end - 1] + 1)
+            kept.append(book.copy())
+        return self._fold(symbol, book, self.position)
 
     def _fold(self, symbol: str, book: Book, position: int) -> Book:
         events, tape = self._events[symbol], self.tape
