@@ -338,8 +338,9 @@ def analyse(args: argparse.Namespace) -> None:
     from engine.analysis.calibration import published
     from engine.analysis.screen import screen_parts
     from engine.analysis.summary import analyse as run
+    from engine.record.recording import find_recording
 
-    session, calibrations = find_session(args), published(args.data)
+    session, calibrations = find_recording(args.data, args.session) or find_session(args), published(args.data)
     result = run(session, args.symbol, at=args.at, direction=args.direction, detail="full", calibrations=calibrations)
     show(args, result, screen_parts(result))
 

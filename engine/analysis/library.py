@@ -15,6 +15,7 @@ from engine.errors import BadInput, nearest
 from engine.measure.measure import Options, measure
 from engine.positions import open_desk
 from engine.record.catalog import list_sessions
+from engine.record.recording import Recording, find_recording
 from engine.record.store import Session, sessions_folder
 from engine.replay import Plan
 from engine.rules import choose, find_rules
@@ -34,6 +35,12 @@ class Library:
         self.data = Path(data)
         self._moments: OrderedDict[str, Moment] = OrderedDict()
         self._lock = threading.Lock()
+
+    def observed(self, name: str | None, symbol: str | None = None) -> Session | Recording:
+        """Return what can be analysed under a name: a session, or a recording in progress."""
+        if isinstance(name, str) and NAME.fullmatch(name) and (recording := find_recording(self.data, name)):
+            return recording
+        return self.session(name, symbol)
 
     def session(self, name: str | None, symbol: str | None = None) -> Session:
         """Return the session of a name, or the newest whole one that has the symbol."""
@@ -66,7 +73,7 @@ class Library:
             )
         return root / name
 
-    def moment(self, session: Session, at: str | int | None) -> Moment:
+    def moment(self, session: Session | Recording, at: str | int | None) -> Moment:
         """Return a session folded up to a time, going on from the last question where that is possible."""
         at_ns = parse_at(at, session)
         target = session.manifest["last_recv_ns"] if at_ns is None else at_ns
@@ -76,6 +83,8 @@ class Library:
         else:
             held.advance(at_ns)
         held.calibrations = published(self.data)
+        if isinstance(session, Recording):     # it has grown by the next question
+            return held
         self._moments[str(session.path)] = held
         while len(self._moments) > KEPT:
             self._moments.popitem(last=False)
@@ -91,7 +100,7 @@ class Library:
     ) -> dict:
         """Return the whole analysis, order flow first."""
         with self._lock:
-            return analyse_moment(self.moment(self.session(session, symbol), at), symbol, direction, detail)
+            return analyse_moment(self.moment(self.observed(session, symbol), at), symbol, direction, detail)
 
     def get_order_flow(
         self,
@@ -103,7 +112,7 @@ class Library:
     ) -> dict:
         """Return order flow over one window."""
         with self._lock:
-            return signal_answer(self.moment(self.session(session, symbol), at), symbol, window, detail)
+            return signal_answer(self.moment(self.observed(session, symbol), at), symbol, window, detail)
 
     def get_order_flow_trend(
         self,
@@ -115,7 +124,7 @@ class Library:
     ) -> dict:
         """Return where order flow is going."""
         with self._lock:
-            return trend_answer(self.moment(self.session(session, symbol), at), symbol, window, detail)
+            return trend_answer(self.moment(self.observed(session, symbol), at), symbol, window, detail)
 
     def list_sessions(self, limit: int = 10, cursor: int = 0) -> dict:
         """Return a page of sessions, newest first."""

@@ -17,6 +17,7 @@ from engine.errors import BadInput
 from engine.instruments import Instrument
 from engine.kernel import records as R
 from engine.positions import open_desk
+from engine.record.recording import Recording
 from engine.record.store import Session
 from engine.rules import choose, find_rules
 from engine.run import Run, Settings
@@ -51,7 +52,7 @@ def score_code() -> str:
     return digest.hexdigest()[:12]
 
 
-def parse_at(text: str | int | None, session: Session) -> int | None:
+def parse_at(text: str | int | None, session: Session | Recording) -> int | None:
     """Return a moment in nanoseconds, from nanoseconds, +seconds after the start, or an ISO time; None is the end."""
     if text is None or text == "":
         return None
@@ -106,10 +107,11 @@ class Moment:
         self._chunks = None
 
     @classmethod
-    def of_session(cls, session: Session, at_ns: int | None = None) -> "Moment":
-        """Fold a session up to and with a receive time; `advance` goes on from there."""
+    def of_session(cls, session: Session | Recording, at_ns: int | None = None) -> "Moment":
+        """Fold a session, or one that is being recorded, up to and with a receive time; `advance` goes on from there."""
         made = cls(session.id, session.instruments)
-        made._chunks = events(session, made.desk.numbers)
+        live = isinstance(session, Recording)
+        made._chunks = session.events(made.desk.numbers) if live else events(session, made.desk.numbers)
         made.advance(at_ns)
         return made
 

@@ -6,6 +6,7 @@ from engine.analysis.moment import Moment, View, code_version, parse_at, utc_tex
 from engine.analysis.order_flow import order_flow_signal, recent_whales, several, voids
 from engine.analysis.trend import order_flow_trend
 from engine.errors import BadInput
+from engine.record.recording import Recording
 from engine.record.store import Session
 
 DETAILS = ("brief", "full")
@@ -13,7 +14,7 @@ WHALES_BRIEF, WHALES_FULL = 3, 20
 
 
 def analyse(
-    session: Session,
+    session: Session | Recording,
     symbol: str,
     at: str | int | None = None,
     direction: str | None = None,

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from engine.errors import BadInput
+from engine.record.journal import PREFIX, recordings
+from engine.record.recording import Recording
 from engine.record.store import Session, sessions_folder
 
 
@@ -12,7 +14,22 @@ def list_sessions(data: Path) -> list[dict]:
     if not root.is_dir():
         return []
     folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted((_entry(path) for path in folders), key=lambda entry: (entry["first_recv_ns"] or 0, entry["session"]))
+    entries = [*map(_entry, folders), *map(_in_progress, recordings(data))]
+    return sorted(entries, key=lambda entry: (entry["first_recv_ns"] or 0, entry["session"]))
+
+
+def _in_progress(path: Path) -> dict:
+    """Return the entry of a recording that is no session yet."""
+    entry = {"session": path.name.removeprefix(PREFIX), "path": str(path), "venue": None, "symbols": [], "first_recv_ns": None,
+             "last_recv_ns": None, "rows": None, "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+             "state": "recording"}
+    try:
+        found = Recording(path)
+    except BadInput:
+        return entry           # nothing of the market is in it yet
+    venues = sorted({i.venue for i in found.instruments})
+    return entry | {"venue": ", ".join(venues), "symbols": [i.symbol for i in found.instruments],
+                    "first_recv_ns": found.manifest["first_recv_ns"], "last_recv_ns": found.manifest["last_recv_ns"]}
 
 
 def _entry(path: Path) -> dict:
