@@ -210,6 +210,8 @@ def _manifest(plan: Plan, inputs: dict, run: Run, digest: str, quotes: str, coun
 
 def replay_again(folder: Path, data: Path, session: Path | None = None) -> dict:
     """Replay a run from its own folder: its kernel, rules, parameters and trades; the caller compares digests."""
+    if (folder / "live.json").is_file():
+        raise BadInput(f"{folder.name} is a live run: tapeguard verify {folder.name} replays it with what the broker answered")
     manifest = read_manifest(folder)
     source = session or Path(manifest["session_path"])
     if not (source / "manifest.json").is_file():

@@ -13,6 +13,7 @@ from engine.kernel import records as R
 from engine.kernel.market import DECISION, FILL
 from engine.live.effects import effects
 from engine.live.loop import NO_TICK, SLOTS
+from engine.live.runfiles import write_run_files
 from engine.positions import Desk, open_desk
 from engine.record.own import decision_record
 from engine.record.store import Session, sessions_folder, write_text_atomic
@@ -124,5 +125,6 @@ def verify(folder: Path, data: Path) -> dict:
     result = {"run": folder.name, "session": run.live["session"], "mode": run.live["mode"], "identical": not found,
               "compared": max(len(live), len(again)), "differences": found[:SHOWN], "different": len(found),
               **effects(run, fills), "verified_ns": clock.now_ns()}
+    write_run_files(run, live, fills)
     write_text_atomic(folder / "verify.json", json.dumps(result, indent=1) + "\n")
     return result
