@@ -92,6 +92,10 @@ def _market(layout, n: int) -> np.ndarray:
     return rows
 
 
+def _joined(parts: list[np.ndarray], nothing: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else nothing
+
+
 class Run:
     """One compiled loop with its state: the same object in replay and live."""
 
@@ -155,6 +159,8 @@ class Run:
         for side in ("bid_ticks", "ask_ticks", "cover_low", "cover_high", "last_id"):
             a["ladders"][side] = R.MISSING
         self._pack(variants, settings)
+        self._passed = [a[name] for name in _ORDER]        # written into, never replaced
+        self._nothing = a["decisions"][:0].copy(), a["fills"][:0].copy()
 
     def _pack(self, variants: list[list[Choice]], settings: list[Settings]) -> None:
         """Write rules' parameters, entry states, modes and settings into the arrays."""
@@ -174,24 +180,20 @@ class Run:
     def feed(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fold EVENT rows in order; return the decisions and the fills they caused."""
         decisions, fills = [], []
-        arrays = [self.arrays[name] for name in _ORDER]
         counts, at, total = self.arrays["counts"], 0, len(events)
         while True:
-            counts[:] = 0
-            reached = self._loop(events, at, total, *arrays)
-            if counts[0]:
-                decisions.append(self.arrays["decisions"][: counts[0]].copy())
-            if counts[1]:
-                fills.append(self.arrays["fills"][: counts[1]].copy())
+            counts[0] = counts[1] = 0
+            reached = self._loop(events, at, total, *self._passed)
+            decided, filled = counts.tolist()
+            if decided:
+                decisions.append(self.arrays["decisions"][:decided].copy())
+            if filled:
+                fills.append(self.arrays["fills"][:filled].copy())
             if reached == total:
-                break
-            if reached == at and not counts.any():
+                return _joined(decisions, self._nothing[0]), _joined(fills, self._nothing[1])
+            if reached == at and not decided and not filled:
                 raise RuntimeError("the kernel cannot go on: an output buffer is too small for one event")
             at = reached
-        return (
-            np.concatenate(decisions) if decisions else self.arrays["decisions"][:0].copy(),
-            np.concatenate(fills) if fills else self.arrays["fills"][:0].copy(),
-        )
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Return a copy of all state."""
