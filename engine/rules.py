@@ -7,6 +7,7 @@ import keyword
 import math
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,11 @@ class Rule:
     params_fields: list
     state_fields: list
     evidence: list
+
+    @property
+    def nearness(self) -> Callable | None:
+        """How near the rule is to firing, for the screen; None where the file does not say."""
+        return getattr(self.module, "nearness", None)
 
     @property
     def doc(self) -> str:
@@ -226,6 +232,21 @@ def _try_once(rule: Rule) -> None:
                 raise BadInput(f"rule file {rule.path}: preset {preset} votes although nothing is known of the market; "
                                "write conditions that must hold, so that NaN and MISSING never fire")
             _answer(rule, preset, params, bright[0], position[0], (AttributeError, NameError, TypeError))
+            if rule.nearness is not None:
+                _try_nearness(rule, preset, params, dark[0], bright[0], position[0])
+
+
+def _try_nearness(rule: Rule, preset: str, params, dark: np.record, bright: np.record, position: np.record) -> None:
+    """Ask once how near a rule is to firing: it must be a number, and nothing where nothing is known."""
+    for market, most, where in ((dark, 0.0, "nothing is known of the market; 0 or NaN is right there"),
+                                (bright, math.inf, "everything is known; a finite number or NaN is right")):
+        try:
+            with np.errstate(all="ignore"):
+                near = rule.nearness(params, rule.module.State(), market, position)
+        except Exception as error:
+            raise BadInput(f"rule file {_place(error, rule.path)}: {type(error).__name__}: {error} (nearness, preset {preset})") from error
+        if isinstance(near, bool) or not isinstance(near, int | float | np.number) or math.isinf(near) or near > most:
+            raise BadInput(f"rule file {rule.path}: nearness answers {near!r} (preset {preset}) where {where}")
 
 
 def _answer(rule: Rule, preset: str, params, market: np.record, position: np.record, fatal: tuple) -> int:

@@ -10,6 +10,10 @@ A rule file has
 - `on_event(params, state, market, position)`, called at every whole event while a position is open. It returns
   HOLD 0, ALERT 1, TIGHTEN 2, PARTIAL 3 or CLOSE 4.
 
+- optionally `nearness(params, state, market, position)`, for the screen of a live run only: below 1 while the rule holds, the
+  least share of what its conditions need (0 or less is far), 1 or more when they are met (it may still wait out its dwell), NaN
+  when that is not known. It changes nothing, and no decision depends on it.
+
 Reserved names in State: `stop_ticks`, the stop a TIGHTEN asks for, in broker ticks; `share`, the part of the initial volume a
 PARTIAL closes (0.5 when absent); `occasion`, a number naming what the vote is about: one occasion acts once, and 0 means
 "follows the price", so a TIGHTEN may move again.

@@ -26,6 +26,11 @@ class State:
     occasion: int = 0
 
 
+def is_there(state, position):
+    """Tell whether the stop in force is as near as the one voted for."""
+    return position.stop_ticks > 0 and position.side * (position.stop_ticks - state.stop_ticks) >= 0
+
+
 def on_event(params, state, market, position):
     """Vote once for a stop at the entry."""
     if state.occasion == 0:
@@ -34,6 +39,13 @@ def on_event(params, state, market, position):
         state.gain_r = position.gain_r
         state.stop_ticks = position.entry_ticks + position.side * int(position.spread_ticks * params.spreads)
         state.occasion = 1
-    if position.stop_ticks > 0 and position.side * (position.stop_ticks - state.stop_ticks) >= 0:
+    if is_there(state, position):
         return HOLD
     return TIGHTEN
+
+
+def nearness(params, state, market, position):
+    """Return the share of the gain that arms it; 0 once its stop is in force."""
+    if state.occasion == 0:
+        return position.gain_r / params.at_r
+    return 0.0 if is_there(state, position) else 1.0

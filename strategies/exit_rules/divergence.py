@@ -6,6 +6,7 @@ Source: classic is the plan's two halves, a new extreme with less momentum than 
         the residual of 30 s price change on 30 s signed flow, its slope from the past 600 s only, in standard deviations.
 Blind:  passive buying that lifts price on sell flow; one venue's flow only; the first 90 s after start.
 """
+import math
 from dataclasses import dataclass
 
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -40,15 +41,18 @@ class State:
     since_ns: int = 0
 
 
+def is_extreme(market, side):
+    """Tell whether the last 10 s made a new extreme in favour of a side."""
+    if side > 0:
+        return market.high_10s_2 > market.high_20s_2 and market.high_20s_2 > 0
+    return market.low_10s_2 < market.low_20s_2 and market.low_10s_2 > 0
+
+
 def weakening(params, market, side):
     """Tell whether the last 10 s made a new extreme in favour with less momentum than the 10 s before."""
-    if side > 0:
-        extreme = market.high_10s_2 > market.high_20s_2 and market.high_20s_2 > 0
-    else:
-        extreme = market.low_10s_2 < market.low_20s_2 and market.low_10s_2 > 0
     older = side * market.move_older_bps
     recent = side * market.move_recent_bps
-    return extreme and older >= params.min_move_bps and older - recent >= params.tolerance_bps
+    return is_extreme(market, side) and older >= params.min_move_bps and older - recent >= params.tolerance_bps
 
 
 def on_event(params, state, market, position):
@@ -72,3 +76,20 @@ def on_event(params, state, market, position):
     state.price = price
     state.flow = flow
     return params.action
+
+
+def share(has, needs):
+    """Return how much of what a condition needs there is; where it needs nothing, 0 is enough."""
+    return (has + 1e-9) / (needs + 1e-9)
+
+
+def nearness(params, state, market, position):
+    """Return the least share of what its conditions need."""
+    side = position.side
+    if params.scaled:
+        shares = (share(side * market.z_move_30s, params.price_z), share(-side * market.z_flow_30s, params.flow_z),
+                  share(side * market.z_residual_30s, params.residual_z))
+    else:
+        older, recent = side * market.move_older_bps, side * market.move_recent_bps
+        shares = (float(is_extreme(market, side)), share(older, params.min_move_bps), share(older - recent, params.tolerance_bps))
+    return math.nan if any(map(math.isnan, shares)) else min(shares)

@@ -88,3 +88,23 @@ def on_event(params, state, market, position):
     state.limit_bps = limit
     state.give_back_bps = given_back_bps(position)
     return params.action
+
+
+def share(has, needs):
+    """Return how much of what a condition needs there is; where it needs nothing, 0 is enough."""
+    return (has + 1e-9) / (needs + 1e-9)
+
+
+def nearness(params, state, market, position):
+    """Return the least share of what its conditions need."""
+    adverse = -position.side * market.move_10s_bps
+    if not params.scaled:
+        return share(adverse, params.adverse_pct * 100.0)
+    if not market.sigma_bps > 0.0:
+        return math.nan
+    path = market.sigma_bps * math.sqrt((market.now_ns - position.peak_ns) / 1e9)
+    shares = (max(share(state.best_z, params.arm_z), share(position.peak_r, params.arm_r)),
+              share(adverse, params.fire_z * market.sigma_bps * math.sqrt(10.0)), share(adverse, params.floor_bps),
+              share(adverse * position.exit_ticks, position.spread_ticks * 10000.0),
+              share(given_back_bps(position), params.give_back * path))
+    return math.nan if any(map(math.isnan, shares)) else min(shares)

@@ -7,6 +7,7 @@ Source: classic is the earlier system's point score, imbalance of five levels 30
         changed against the position too (Cont, Kukanov and Stoikov 2014), with more trading than usual.
 Blind:  passive absorption (price holds against flow); thin tape; a book or tape that is not whole (C30: no fire).
 """
+import math
 from dataclasses import dataclass
 
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -85,3 +86,20 @@ def on_event(params, state, market, position):
     state.quotes_10s = side * market.ofi_10s
     state.book = side * market.top5_imbalance
     return params.action
+
+
+def share(has, needs):
+    """Return how much of what a condition needs there is; where it needs nothing, 0 is enough."""
+    return (has + 1e-9) / (needs + 1e-9)
+
+
+def nearness(params, state, market, position):
+    """Return the least share of what its conditions need."""
+    side = position.side
+    if not params.scaled:
+        near = points(side, market) / params.score
+        return near if near >= 1.0 or not math.isnan(market.top5_imbalance + market.imbalance_30s) else math.nan
+    weighed = 0.5 * market.imbalance_10s + 0.35 * market.imbalance_30s + 0.15 * market.top5_imbalance
+    shares = (share(market.trades_10s, params.min_trades), share(market.volume_ratio, params.min_volume_ratio),
+              share(-side * market.ofi_10s, 0.0), share(-side * weighed * 100.0, params.score))
+    return math.nan if any(map(math.isnan, shares)) else min(shares)

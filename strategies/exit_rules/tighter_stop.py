@@ -4,6 +4,7 @@ Why:    the plainest price-only control. Most rules that exit while under water 
 Source: facts on zero-skill rules: a stop at half the risk "saves" every loser and earns nothing (README, measuring).
 Blind:  everything but price.
 """
+import math
 from dataclasses import dataclass
 
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -34,3 +35,10 @@ def on_event(params, state, market, position):
     if position.side * (position.stop_ticks - state.stop_ticks) >= 0:
         return HOLD
     return TIGHTEN
+
+
+def nearness(params, state, market, position):
+    """Return 1 until its stop is in force: all it needs is a known risk."""
+    if not position.risk_ticks > 0:
+        return math.nan
+    return 0.0 if state.occasion and position.side * (position.stop_ticks - state.stop_ticks) >= 0 else 1.0

@@ -25,13 +25,27 @@ class State:
     stop_ticks: int = 0
 
 
+def stop_behind(params, position):
+    """Return the stop that belongs to the best price."""
+    behind = position.peak_ticks - int(position.risk_ticks * params.distance_r)
+    return position.entry_ticks + position.side * behind
+
+
 def on_event(params, state, market, position):
     """Vote for a stop behind the best price."""
     if not position.peak_r >= params.arm_r:
         return HOLD
     state.peak_r = position.peak_r
-    behind = position.peak_ticks - int(position.risk_ticks * params.distance_r)
-    state.stop_ticks = position.entry_ticks + position.side * behind
+    state.stop_ticks = stop_behind(params, position)
     if position.side * (position.stop_ticks - state.stop_ticks) >= 0:
         return HOLD
     return TIGHTEN
+
+
+def nearness(params, state, market, position):
+    """Return the share of the gain that arms it; once it trails, how near the price is to a new best one."""
+    if not position.peak_r >= params.arm_r:
+        return position.peak_r / params.arm_r
+    if position.side * (position.stop_ticks - stop_behind(params, position)) < 0:
+        return 1.0
+    return position.gain_r / position.peak_r if position.peak_r > 0.0 else 0.0

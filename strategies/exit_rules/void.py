@@ -50,28 +50,16 @@ class State:
     ahead_id: int = 0
 
 
+def seen(params, side):
+    """Return near and far edge and number of the void on a side of the book: by the usual depth, or by the median bin."""
+    if params.scaled:
+        return side.void_near_bps, side.void_far_bps, side.void_id
+    return side.thin_near_bps, side.thin_far_bps, side.thin_id
+
+
 def may_warn(state, behind_id, ahead_id):
     """Tell whether the void ahead may be voted on: not over one behind already voted on, nor again after that (C29)."""
     return behind_id != state.behind_id and (ahead_id != state.ahead_id or state.adverse == 0)
-
-
-def classic_vote(params, state, behind, ahead):
-    """Vote on thin bins within reach of the touch, the adverse side first."""
-    if behind.thin_near_bps <= params.within_bps and params.adverse_action > 0:
-        state.near_bps = behind.thin_near_bps
-        state.far_bps = behind.thin_far_bps
-        state.adverse = 1
-        state.occasion = behind.thin_id * 2 + 1
-        state.behind_id = behind.thin_id
-        return params.adverse_action
-    if ahead.thin_near_bps <= params.within_bps and params.favourable_action > 0 and may_warn(state, behind.thin_id, ahead.thin_id):
-        state.near_bps = ahead.thin_near_bps
-        state.far_bps = ahead.thin_far_bps
-        state.adverse = 0
-        state.occasion = ahead.thin_id * 2 + 2
-        state.ahead_id = ahead.thin_id
-        return params.favourable_action
-    return HOLD
 
 
 def on_event(params, state, market, position):
@@ -79,32 +67,44 @@ def on_event(params, state, market, position):
     state.share = params.share
     if not market.book_ok:
         return HOLD
-    behind, ahead = market.ask, market.bid
-    if position.side > 0:
-        behind, ahead = market.bid, market.ask
-    if not params.scaled:
-        return classic_vote(params, state, behind, ahead)
+    void, ahead = (market.bid, market.ask) if position.side > 0 else (market.ask, market.bid)
+    near, far, behind_id = seen(params, void)
+    ahead_near, ahead_far, ahead_id = seen(params, ahead)
     flow = float(position.side * market.flow_10s_lots) if market.trades_10s >= 0 else math.nan
-    gap = (behind.void_far_bps - behind.void_near_bps) * behind.void_deficit
-    if (behind.void_near_bps <= params.within_bps and gap >= params.min_gap_bps and flow < 0.0
-            and -flow >= params.reach * behind.void_cost_lots and params.adverse_action > 0):
-        state.near_bps = behind.void_near_bps
-        state.far_bps = behind.void_far_bps
-        state.deficit = behind.void_deficit
-        state.cost_lots = behind.void_cost_lots
+    if near <= params.within_bps and params.adverse_action > 0 and (params.scaled == 0 or (
+            (far - near) * void.void_deficit >= params.min_gap_bps and flow < 0.0 and -flow >= params.reach * void.void_cost_lots)):
+        action = params.adverse_action
+        state.adverse, state.behind_id, state.occasion = 1, behind_id, behind_id * 2 + 1
+    elif ahead_near <= params.within_bps and params.favourable_action > 0 and may_warn(state, behind_id, ahead_id):
+        action, void, near, far = params.favourable_action, ahead, ahead_near, ahead_far
+        state.adverse, state.ahead_id, state.occasion = 0, ahead_id, ahead_id * 2 + 2
+    else:
+        return HOLD
+    state.near_bps, state.far_bps = near, far
+    if params.scaled:
+        state.deficit = void.void_deficit
+        state.cost_lots = void.void_cost_lots
         state.flow_lots = flow
-        state.adverse = 1
-        state.occasion = behind.void_id * 2 + 1
-        state.behind_id = behind.void_id
-        return params.adverse_action
-    if ahead.void_near_bps <= params.within_bps and params.favourable_action > 0 and may_warn(state, behind.void_id, ahead.void_id):
-        state.near_bps = ahead.void_near_bps
-        state.far_bps = ahead.void_far_bps
-        state.deficit = ahead.void_deficit
-        state.cost_lots = ahead.void_cost_lots
-        state.flow_lots = flow
-        state.adverse = 0
-        state.occasion = ahead.void_id * 2 + 2
-        state.ahead_id = ahead.void_id
-        return params.favourable_action
-    return HOLD
+    return action
+
+
+def share(has, needs):
+    """Return how much of what a condition needs there is; where it needs nothing, 0 is enough."""
+    return (has + 1e-9) / (needs + 1e-9)
+
+
+def nearness(params, state, market, position):
+    """Return the larger share of what the vote on a void behind needs and the one on a void ahead; 0 without either."""
+    if not market.book_ok:
+        return math.nan
+    behind, ahead = (market.bid, market.ask) if position.side > 0 else (market.ask, market.bid)
+    (near, far, behind_id), (ahead_near, _, ahead_id) = seen(params, behind), seen(params, ahead)
+    warns = share(params.within_bps, ahead_near) if params.favourable_action > 0 and ahead_near >= 0.0 else 0.0
+    warns = warns if may_warn(state, behind_id, ahead_id) else 0.0
+    if params.adverse_action == 0 or not near >= 0.0 or warns >= 1.0:
+        return warns
+    falls = [share(params.within_bps, near)]
+    if params.scaled:
+        flow = float(-position.side * market.flow_10s_lots) if market.trades_10s >= 0 else math.nan
+        falls += [share((far - near) * behind.void_deficit, params.min_gap_bps), share(flow, params.reach * behind.void_cost_lots)]
+    return math.nan if any(map(math.isnan, falls)) else max(warns, min(falls))

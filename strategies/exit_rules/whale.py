@@ -7,6 +7,7 @@ Source: a whale is a sweep, same taker side, same instant, adjacent ids, so that
         for a sweep above both the floor and the 0.999 quantile of past sweeps, large against resting depth, with price going its way.
 Blind:  sliced orders, block trades off the book, two takers in one instant that look like one.
 """
+import math
 from dataclasses import dataclass
 
 HOLD, ALERT, TIGHTEN, PARTIAL, CLOSE = range(5)
@@ -51,6 +52,12 @@ class State:
     share: float = 0.5
 
 
+def is_fresh(params, market, position):
+    """Tell whether the newest whale is large, against the position, and younger than it."""
+    return (market.whale_id >= 0 and market.whale_side * position.side < 0 and market.whale_usd >= params.large_usd
+            and market.now_ns - market.whale_ns <= params.fresh_ms * 1e6 and market.whale_ns >= position.open_ns)
+
+
 def is_material(params, market, position):
     """Tell whether the sweep stands out from past ones and from the depth it met, and price follows it."""
     depth = market.bid.depth_5bps_lots if position.side > 0 else market.ask.depth_5bps_lots
@@ -61,9 +68,7 @@ def is_material(params, market, position):
 
 def on_event(params, state, market, position):
     """Vote on the newest whale when it is fresh and against the position."""
-    if market.whale_id < 0 or market.whale_side * position.side >= 0 or not market.whale_usd >= params.large_usd:
-        return HOLD
-    if market.now_ns - market.whale_ns > params.fresh_ms * 1e6 or market.whale_ns < position.open_ns:
+    if not is_fresh(params, market, position):
         return HOLD
     tier = 2 if market.whale_usd >= params.whale_usd else 1
     if params.scaled and not is_material(params, market, position):
@@ -81,3 +86,21 @@ def on_event(params, state, market, position):
     state.share = params.share
     state.occasion = market.whale_id * 4 + tier
     return action
+
+
+def share(has, needs):
+    """Return how much of what a condition needs there is; where it needs nothing, 0 is enough."""
+    return (has + 1e-9) / (needs + 1e-9)
+
+
+def nearness(params, state, market, position):
+    """Return 0 without a fresh whale against the position, else the least share of what its size and effect need."""
+    if not is_fresh(params, market, position):
+        return 0.0 if market.tape_ok else math.nan
+    if not params.scaled:
+        return 1.0
+    depth = market.bid.depth_5bps_lots if position.side > 0 else market.ask.depth_5bps_lots
+    shares = (share(market.whale_usd, market.whale_usual_usd),
+              share(market.whale_usd, params.depth_share * depth * market.whale_usd_per_lot),
+              share(-position.side * market.move_1s_bps, params.follow_bps))
+    return math.nan if any(map(math.isnan, shares)) else min(shares)
