@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ from engine.runlog import runs_folder
 
 LOOK_S = 0.1                   # between two looks at the guard, the commands and the screen
 END_S = 90.0                   # what is under way at the broker may take as long to end
+SWITCH_S = 0.0005              # a thread that has the interpreter gives it to one that waits
 MOST_WAITING = 10_000          # frames of the broker's threads that the recorder has not taken yet
 
 
@@ -91,7 +94,8 @@ class LiveSession:
             self.recorder = Recorder(options.recording, journal, self.loop.tap)
             self.broker_source = journal.source(Origin("mt5", "mt5", "account", options.terminal.name.partition(":")[0]))
             self.loop.source = self.broker_source
-            asyncio.run(self._live(show))
+            with short_pauses():
+                asyncio.run(self._live(show))
         except TapeguardError:
             journal.close()
             if not self.folder.exists():
@@ -254,6 +258,20 @@ class LiveSession:
     def _told(self, what: str, row) -> None:
         if self.alarms:
             self.alarms.told(what, row, self.loop)
+
+
+@contextlib.contextmanager
+def short_pauses():
+    """Let neither a collection of what was there before nor a thread of the broker's side hold up the loop for long."""
+    before_s = sys.getswitchinterval()
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before_s)
+        gc.unfreeze()
 
 
 def _replaced(value, **changes):
