@@ -134,10 +134,12 @@ def test_a_venue_that_recovers_is_recorded(capture, tmp_path, capsys, monkeypatc
     assert check["ok"] and check["book"]["compared"] > 0
 
 
-def test_an_address_that_is_no_address(capture, tmp_path, capsys):
-    with running(ExchangeConfig([capture])) as (exchange, _):
-        assert main(command("fstream.binance.com", exchange.rest_url, tmp_path)) == 2
-    refused(capsys, 2, "fstream.binance.com", "wss://")
+@pytest.mark.parametrize("option", ["--ws", "--rest"])
+@pytest.mark.parametrize("address", ["fstream.binance.com", "ftp://fstream.binance.com", "wss://", "https://[a", "https://a:99999", "wss://a:x"])
+def test_an_address_that_is_no_address(tmp_path, capsys, option, address):
+    assert main([*command("ws://127.0.0.1:9", "http://127.0.0.1:9", tmp_path), option, address]) == 2
+    refused(capsys, 2, address, "https://HOST" if option == "--rest" else "wss://HOST")
+    assert nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize("ws, words", [

@@ -304,6 +304,22 @@ def test_a_journal_that_fails_within_a_socket_ends_the_recording(tmp_path, monke
         recording(tmp_path, monkeypatch, work)
 
 
+def test_a_stop_is_heard_while_the_venue_makes_wait(tmp_path, monkeypatch):
+    """Refused for minutes at the start, nothing is recorded yet: Ctrl-C must not have to wait for it."""
+
+    async def work(venue, recorder):
+        venue.status += [429] * 50
+        began_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(1.0)
+        recorder.stop()
+        while not recorder.rest.client.is_closed:
+            await asyncio.sleep(0.1)
+        assert asyncio.get_running_loop().time() - began_s < 2.0
+
+    _, recorder, _ = recording(tmp_path, monkeypatch, work)
+    assert recorder.counters.kept == 0
+
+
 def test_a_snapshot_that_comes_after_the_loss_is_not_shown_to_the_kernel(tmp_path, monkeypatch):
     """Asked while the socket was up, answered when it is not: nobody could tell which diffs follow it."""
 

@@ -106,18 +106,17 @@ class Recorder:
 
     async def run(self) -> None:
         """Record until stopped, the duration is over, or something cannot be mended."""
-        tasks: list[asyncio.Task] = []
+        tasks = [asyncio.create_task(self._stop.wait()), asyncio.create_task(self._open())]
         try:
-            body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
-            self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
-            # the steps a live loop counts in, and so will its replay
-            self.take(self.rest_source, INSTRUMENTS, json.dumps([i.as_dict() for i in self._instruments()]).encode())
-            self.started.set()
-            await self._measure_clock()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure:
+                raise self._failure
+            if self._stop.is_set():
+                return
+            tasks.pop().result()
             work = [group.run() for group in self.groups]
             work += [self._timers(), self._snapshots(), self._refills(), self._watchdog(), self._clock()]
-            work.append(self._stop.wait())
-            tasks = [asyncio.create_task(each) for each in work]
+            tasks += [asyncio.create_task(each) for each in work]
             done, _ = await asyncio.wait(tasks, timeout=self.options.duration_s, return_when=asyncio.FIRST_COMPLETED)
             if self._failure:
                 raise self._failure
@@ -128,6 +127,15 @@ class Recorder:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.rest.close()
+
+    async def _open(self) -> None:
+        """Ask the venue what has to be known before anything else."""
+        body, recv_ns, self.instruments = await self.rest.instruments(self.options.symbols)
+        self._answer("exchangeInfo", {}, body, recv_ns, recv_ns)
+        # the steps a live loop counts in, and so will its replay
+        self.take(self.rest_source, INSTRUMENTS, json.dumps([i.as_dict() for i in self._instruments()]).encode())
+        self.started.set()
+        await self._measure_clock()
 
     def _instruments(self) -> list[Instrument]:
         venue = self.options.endpoint.venue

@@ -5,11 +5,12 @@ import contextlib
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.frames import Opcode
 
 from engine import clock
@@ -24,7 +25,18 @@ class Endpoint:
 
     venue: str                 # binance_usdm | binance_spot
     ws: str
-    rest: str
+    rest: str                  # "": nothing is asked
+
+    def __post_init__(self) -> None:
+        for address, what, schemes in ((self.ws, "WebSocket", ("wss", "ws")), (self.rest, "REST", ("https", "http"))):
+            try:
+                parts = urlsplit(address)
+                good = parts.scheme in schemes and parts.hostname and parts.port != 0      # a bad port raises
+            except ValueError:
+                good = False
+            if address and not good:
+                raise BadInput(f"{address!r} is no {what} address; write it as {schemes[0]}://HOST, "
+                               f"or {schemes[1]}://HOST:PORT without encryption")
 
 
 LIVE = {"binance_usdm": Endpoint("binance_usdm", "wss://fstream.binance.com", "https://fapi.binance.com"),
@@ -171,8 +183,6 @@ class Group:
             socket = await connect(self.url, create_connection=Socket, compression=None, max_size=FRAME_BYTES,
                                    ping_interval=20, ping_timeout=20,
                                    open_timeout=10, close_timeout=2, **options)
-        except InvalidURI:
-            raise BadInput(f"{self.endpoint.ws!r} is no WebSocket address; it begins with wss:// or ws://") from None
         except _CANNOT as error:
             if isinstance(error, InvalidStatus) and error.response.status_code in REFUSALS and not self.connections:
                 raise SourceFailed(refusal(self.endpoint, error.response.status_code)) from None
@@ -272,7 +282,7 @@ class Rest:
             asked_ns = clock.now_ns()
             try:
                 answer = await self.client.get(address)
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            except (httpx.HTTPError, OSError) as error:
                 raise SourceFailed(f"{venue} does not answer at {self.endpoint.rest} ({_reason(error)}); "
                                    "check the network and the name server") from None
             recv_ns, status = clock.now_ns(), answer.status_code
