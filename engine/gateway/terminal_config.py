@@ -65,16 +65,14 @@ def _save(path: Path, terminal: SimulatedTerminal) -> None:
     os.replace(aside, path)
 
 
-def _restore(books: list[Book], path: Path) -> bool:
-    """Put the accounts back as they were saved; return whether there were any."""
+def _restore(books: list[Book], path: Path) -> None:
+    """Put the accounts back as they were saved."""
     try:
         saved = {row["login"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
         for book in books:
-            if book.login in saved:
-                restore_book(book, saved[book.login])
+            restore_book(book, saved[book.login])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not the state of a simulated terminal ({type(error).__name__}: {error}); delete it to begin anew") from None
-    return bool(saved)
+        raise BadInput(f"{path}: not the state of these accounts ({type(error).__name__}: {error}); delete it to begin anew") from None
 
 
 def build(config: dict, at=None) -> SimulatedTerminal:
@@ -86,8 +84,9 @@ def build(config: dict, at=None) -> SimulatedTerminal:
                   netting_reverses=row.get("netting_reverses", True)) for row in config.get("accounts", [{}])]
     faults = Faults(list(config.get("faults", [])), config.get("rates", {}), config.get("seed", 0), config.get("late_ms", 2000))
     state = Path(config["state"]) if config.get("state") else None
-    saved = _restore(books, state) if state and state.exists() else False
-    if not saved:
+    if state and state.exists():
+        _restore(books, state)
+    else:
         books[0].waiting = list(config.get("positions", []))
         for symbol, bid, ask in config.get("quotes", []):
             for book in books:
@@ -120,7 +119,7 @@ def controls(terminal: SimulatedTerminal) -> Callable:
     known = {"push": terminal.push, "by_hand": by_hand, "state": state, "fault": terminal.faults.add, "log": lambda: terminal.log}
 
     def control(name, *args):
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"control {name!r} is not known; {nearest(str(name), known)}")
         with terminal.lock:
             terminal.pump()

@@ -71,7 +71,7 @@ class TerminalServer:
             try:
                 return {"result": self.control(*message["control"])}
             except (TypeError, ValueError, KeyError) as error:
-                return {"refused": f"{type(error).__name__}: {error}"}
+                return {"refused": f"{error}"}
 
         def until_gone():
             client.recv(1)             # who waits for an answer says nothing

@@ -76,7 +76,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     follow: list[Follow] = []
 
 
-_NAMES = {name for each in (_Settings, _Symbol, _Position, _Account, _Walk, Follow) for name in each.__struct_fields__}
+_PARTS = {"symbols": _Symbol, "positions": _Position, "accounts": _Account, "walk": _Walk, "follow": Follow}
 
 
 def read_settings(config: Path | dict) -> tuple[dict, list[Follow]]:
@@ -89,8 +89,8 @@ def read_settings(config: Path | dict) -> tuple[dict, list[Follow]]:
     except OSError as error:
         raise BadInput(f"{name}: cannot be read ({error.strerror}); it is the JSON file that describes the simulated terminal") from None
     except msgspec.ValidationError as error:
-        unknown = re.search("unknown field `(.*?)`", str(error))
-        hint = f"; {nearest(unknown[1], _NAMES)}" if unknown else ""
+        unknown = re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+))?", str(error))
+        hint = f"; {nearest(unknown[1], _PARTS.get(unknown[2], _Settings).__struct_fields__)}" if unknown else ""
         raise BadInput(f"{name}: {error}{hint}") from None
     except ValueError as error:
         raise BadInput(f"{name}: not JSON ({error})") from None
