@@ -311,7 +311,7 @@ def broker(options: Options, pairing: Pairing) -> tuple[list[Finding], dict | No
     with tempfile.TemporaryDirectory(prefix="tapeguard-doctor-", ignore_cleanup_errors=True) as folder:
         link = checkup.worker_link(Path(folder), options.terminal, options.command, options.path)
         try:
-            first = checkup.connect(link, "TAPEGUARD_WORKER_TOKEN" in os.environ)
+            first = checkup.connect(link)
             if first.state == FAIL:
                 kept = [each for each in found if each.name != first.name]
                 return [*kept, first, *_without(pairing, options, first.name == "worker")], None

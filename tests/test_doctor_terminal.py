@@ -49,11 +49,10 @@ def test_a_module_that_breaks_while_it_loads(tmp_path, monkeypatch):
     assert found["terminal"]["state"] == "fail" and found["worker"]["state"] == "ok"
 
 
-def test_a_token_that_is_not_the_workers(tmp_path, monkeypatch):
+def test_a_token_left_in_the_environment_is_not_taken_for_the_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("TAPEGUARD_WORKER_TOKEN", "x" * 40)
     _, found = examined(tmp_path, terminal=simulated(tmp_path))
-    failed(found["worker"], "does not talk on loopback", "unset TAPEGUARD_WORKER_TOKEN")
-    assert found["terminal"]["state"] == "skipped"
+    assert found["worker"]["state"] == found["terminal"]["state"] == "ok"
 
 
 def test_a_port_on_which_nobody_listens(tmp_path):

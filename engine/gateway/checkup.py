@@ -108,19 +108,13 @@ def probe(command: tuple[str, ...]) -> tuple[Finding, Finding | None]:
     )
 
 
-def connect(link: WorkerLink, token_set: bool) -> Finding:
+def connect(link: WorkerLink) -> Finding:
     """Start the worker and let it reach the terminal; return a failing worker or what there is of a terminal."""
     try:
         link.start()
     except LinkLost as error:
-        stray = (
-            "unset TAPEGUARD_WORKER_TOKEN, which is set and is not this worker's"
-            if token_set
-            else "let the firewall or security software allow this Python to talk to itself on 127.0.0.1"
-        )
-        return Finding(
-            "worker", FAIL, f"it started but does not talk on loopback: {error}", f"{stray}; then run doctor again"
-        )
+        mend = "let the firewall or security software allow this Python to talk to itself on 127.0.0.1; then run doctor again"
+        return Finding("worker", FAIL, f"it started but does not talk on loopback: {error}", mend)
     except (SourceFailed, OSError, ValueError) as error:
         return Finding("worker", FAIL, str(error), "mend what it says, or see whether security software stops it")
     try:

@@ -34,6 +34,7 @@ from engine.gateway.recovery import first_look, last_plan
 from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
 from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
 from engine.gateway.server_clock import ServerClock
+from engine.gateway.symbols import masked
 from engine.gateway.view import BROKEN, QuoteAges, Reader, Unreadable, View
 from engine.instruments import Instrument
 from engine.kernel.records import PARTIAL, REJECTED, TIGHTEN
@@ -223,7 +224,7 @@ class Gateway:
         if work.first is None:
             work.first = view
             self.journal.write(BEGIN, work.exit.decision, now_ns, sync=False, exit=vars(work.exit) | {},
-                               login=view.login, netting=view.netting,
+                               account=masked(view.login), netting=view.netting,
                                position={key: position[key] for key in ("ticket", "identifier", "volume", "sl", "tp", "type")},
                                deals=[row["ticket"] for row in view.deals], orders=[row["ticket"] for row in view.past_orders],
                                keep_lots=plan.keep_lots, stop=plan.stop, server_msc=view.tick["time_msc"])

@@ -209,7 +209,7 @@ class Desk:
         """Read what the order rests on once more, at the last moment; raise Refused when it does not hold."""
         account = self.module.account_info()
         if account is None or account.login != message.get("login"):
-            raise Refused(f"account {getattr(account, 'login', None)} is logged in, not {message.get('login')}")
+            raise Refused("no account, or another one, is logged in")
         terminal = self.module.terminal_info()
         if terminal is None or not terminal.connected:
             raise Refused("the terminal has no link to the broker")

@@ -6,7 +6,7 @@ from engine.gateway.view import View
 
 def first_look(entry: dict) -> View:
     """Return what was known before the first request."""
-    return View(entry["at_ns"], entry["login"], entry["netting"], True, entry["position"], {}, {}, [],
+    return View(entry["at_ns"], 0, entry["netting"], True, entry["position"], {}, {}, [],
                 [{"ticket": ticket} for ticket in entry["deals"]], [{"ticket": ticket} for ticket in entry["orders"]])
 
 

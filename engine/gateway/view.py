@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from engine.gateway.client import LinkLost
 from engine.gateway.server_clock import ServerClock
+from engine.gateway.symbols import masked
 
 OUT, INOUT, OUT_BY = 1, 2, 3
 BROKEN = (-10000, -10001, -10002, -10003, -10004)
@@ -58,7 +59,7 @@ class Reader:
         terminal = self.call("terminal_info")
         account = self.call("account_info")
         if account["login"] not in self.accounts:
-            raise Unreadable(f"account {account['login']} is logged in, which is not among those allowed", fatal=True)
+            raise Unreadable(f"account {masked(account['login'])} is logged in, which is not among those allowed", fatal=True)
         if not terminal["connected"]:
             raise Unreadable("the terminal has no link to the broker")
         positions = [row for row in self.call("positions_get", symbol=symbol) if row["identifier"] == identifier]
