@@ -62,7 +62,7 @@ def disturb(dice, case, market, position) -> None:
     places += [(market[name], inner) for name, value in case.market.items() if isinstance(value, dict) for inner in value]
     places += [(position, name) for name in ("gain_r", "peak_r", "spread_ticks", "stop_ticks")]
     for row, name in places:
-        if name.endswith(("_ok", "_ns", "_id", "_side")) or dice.random() < 0.7:
+        if name.endswith(("_ok", "_ns", "_id", "_side")) or row[name] == R.MISSING or dice.random() < 0.7:
             continue
         unknown = dice.random() < 0.1 and name not in ("spread_ticks", "stop_ticks")
         value = row[name] * dice.choice((dice.uniform(0, 2), dice.uniform(0.999, 1.001)))
