@@ -66,6 +66,12 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("--rest", help="another REST base")
     sub.add_argument("--quiet", action="store_true", help="no live table")
     sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
+    sub.add_argument("--terminal", metavar="NAME", help="the broker's quotes and positions too: MetaTrader5, or simulated:@ADDRESS.json")
+    add_terminal(sub)
+    # with a terminal it is a live run without rules
+    sub.set_defaults(mode="record", rules="none", set=[], rules_dir=None, account=None, actions_per_minute=None, actions_per_day=None,
+                     max_share=None, max_spread_bps=None, max_quote_age_s=None, latency_ms=250.0, cooldown_ms=1000.0, hold_back_s=10.0,
+                     webhook=None, full_screen=False)
     sub = command("sim", "on loopback: an exchange that replays a capture with faults, or a MetaTrader 5 terminal")
     sub.add_argument("what", choices=["exchange", "terminal"], help="what to simulate")
     sub.add_argument("files", nargs="*", type=Path, metavar="FILE", help="captures of the exchange; JSON configuration of the terminal")
@@ -203,9 +209,7 @@ def add_live(command: Callable) -> None:
     sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in; act needs it typed")
     add_rules(sub)
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:@ADDRESS.json of tapeguard sim")
-    sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
-    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
-    sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
+    add_terminal(sub)
     sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], default="binance_usdm", help="default: binance_usdm")
     sub.add_argument("--stream", choices=["trade", "aggTrade"], default="trade", help="default: trade")
     sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
@@ -234,6 +238,13 @@ def add_live(command: Callable) -> None:
     sub.add_argument("--run", metavar="RUN", help="name or folder (default: the newest live run)")
     sub = command("kill", "stop every order of live runs at once; broker-side stops stay")
     sub.add_argument("--lift", action="store_true", help="allow orders again")
+
+
+def add_terminal(sub: argparse.ArgumentParser) -> None:
+    """Add how the terminal is reached, and which of its symbols are led."""
+    sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
+    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
 
 
 def add_rules(sub: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine import arguments
 from engine.errors import BadInput, CheckFailed, TapeguardError
 from engine.live import cli as live_cli
+from engine.sim import cli as sim_cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
             "demo": demo,
             "import": import_,
             "record": record,
-            "sim": sim,
+            "sim": sim_cli.sim,
             "sessions": sessions,
             "check": check,
             "sql": sql,
@@ -132,7 +133,11 @@ def import_(args: argparse.Namespace) -> None:
 
 
 def record(args: argparse.Namespace) -> int:
-    """Record a venue live."""
+    """Record a venue live, with a terminal the broker too."""
+    if args.terminal:
+        if args.name:
+            raise BadInput("--name goes without --terminal: such a recording is named by its symbols and time")
+        return live_cli.live(args, show)
     from rich.live import Live
 
     from engine import screen
@@ -162,29 +167,6 @@ def record(args: argparse.Namespace) -> int:
     checked = result.get("check")
     show(args, result, screen.import_table(result), *([screen.check_table(checked)] if checked else []), str(result["path"]))
     return 0 if checked is None or checked["ok"] else CheckFailed.exit_code
-
-
-def sim(args: argparse.Namespace) -> None:
-    """Serve a capture as the exchange would, or a terminal."""
-    if args.what == "terminal":
-        return live_cli.sim_terminal(args)
-    if not args.files:
-        raise BadInput("sim exchange: name at least one capture file to replay")
-    import asyncio
-
-    from engine.sim.exchange import Exchange, ExchangeConfig
-
-    rates = {kind: float(rate) for kind, rate in pairs(args.fault, "--fault", upper=False).items()}
-    if rates:
-        print(f"seed {args.seed}", file=sys.stderr)
-
-    async def serve() -> None:
-        config = ExchangeConfig(args.files, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
-        async with Exchange(config) as exchange:
-            print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
-            await asyncio.Event().wait()
-
-    asyncio.run(serve())
 
 
 def pairs(texts: list[str], option: str, upper: bool = True) -> dict[str, str]:

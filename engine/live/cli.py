@@ -63,7 +63,7 @@ def options_of(args: argparse.Namespace):
 
     base = LIVE[args.venue]
     symbols = [symbol.upper() for symbol in args.symbols]
-    names = {text.partition("=")[0].upper(): value for text, value in zip(args.map, pairs(args.map, "--map").values(), strict=True)}
+    names = pairs(args.map, "--map")
     for symbol in names:
         if symbol not in symbols:
             raise BadInput(f"--map {symbol}: that symbol is not among those named; {nearest(symbol, symbols)}")
@@ -171,21 +171,3 @@ def doctor(args: argparse.Namespace, show) -> int:
     result = doctor.doctor(doctor.options_of(args), lambda text: print(text, file=sys.stderr))
     show(args, result, screen.doctor_table(result))
     return 0 if result["ok"] else CheckFailed.exit_code
-
-
-def sim_terminal(args: argparse.Namespace) -> None:
-    """Serve a simulated MetaTrader 5 terminal."""
-    from engine.gateway.terminal_server import serve_terminal
-    from engine.gateway.terminal_settings import following
-
-    if len(args.files) + bool(args.follow) != 1:
-        raise BadInput("sim terminal: name one configuration file, or give --follow WS_URL for a demo account")
-    config = following(args.follow) if args.follow else args.files[0]
-    address = args.address or (Path("terminal.address.json") if args.follow else config.with_suffix(".address.json"))
-    serve_terminal(
-        config,
-        address,
-        lambda where: print(json.dumps(where), flush=True),
-        port=args.port,
-        note=lambda text: print(text, file=sys.stderr, flush=True),
-    )

@@ -1,0 +1,50 @@
+"""The command that simulates: an exchange that plays a capture, or a MetaTrader 5 terminal, each on loopback."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from engine.errors import BadInput
+
+
+def sim(args: argparse.Namespace) -> None:
+    """Serve a capture as the exchange would, or a terminal."""
+    if args.what == "terminal":
+        return terminal(args)
+    if not args.files:
+        raise BadInput("sim exchange: name at least one capture file to replay")
+    import asyncio
+
+    from engine.cli import pairs
+    from engine.sim.exchange import Exchange, ExchangeConfig
+
+    rates = {kind: float(rate) for kind, rate in pairs(args.fault, "--fault", upper=False).items()}
+    if rates:
+        print(f"seed {args.seed}", file=sys.stderr)
+
+    async def serve() -> None:
+        config = ExchangeConfig(args.files, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
+        async with Exchange(config) as exchange:
+            print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
+            await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def terminal(args: argparse.Namespace) -> None:
+    """Serve a simulated MetaTrader 5 terminal."""
+    from engine.gateway.terminal_server import serve_terminal
+    from engine.gateway.terminal_settings import following
+
+    if len(args.files) + bool(args.follow) != 1:
+        raise BadInput("sim terminal: name one configuration file, or give --follow WS_URL for a demo account")
+    config = following(args.follow) if args.follow else args.files[0]
+    address = args.address or (Path("terminal.address.json") if args.follow else config.with_suffix(".address.json"))
+    serve_terminal(
+        config,
+        address,
+        lambda where: print(json.dumps(where), flush=True),
+        port=args.port,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
