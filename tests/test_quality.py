@@ -367,6 +367,15 @@ def test_a_stream_connected_but_never_heard_is_covered_for_its_silence_only(tmp_
     assert share == pytest.approx(10 * SECOND_NS / (400 * STEP_NS), abs=0.01)
 
 
+def test_depth_connected_but_never_heard_is_no_book(tmp_path: Path) -> None:
+    def edit(rows: dict) -> None:
+        for seq in sorted({row["seq"] for row in rows["depth"]}, reverse=True):
+            remove_message(rows, seq)
+        insert_feed(rows, 2, "connected", "depth", "BTCUSDT")
+    found = checked(tmp_path, edit)
+    assert found["coverage"]["BTCUSDT.depth"] == 0 and "resync" in found["coverage_reasons"]["BTCUSDT.depth"]
+
+
 @pytest.mark.parametrize("venue", ["binance_usdm", "binance_spot"])
 @pytest.mark.parametrize("seed", range(12))
 def test_the_rebuild_agrees_with_the_naive_one(tmp_path: Path, venue: str, seed: int) -> None:

@@ -225,8 +225,8 @@ def test_a_disk_that_fills_up_keeps_what_was_recorded(capture, tmp_path, capsys,
     sound(Session(tmp_path / "sessions" / "full"))
 
 
-def spawned(exchange: Exchange, data: Path, name: str) -> subprocess.Popen:
-    """Start a recording in a process of its own and wait until it has frames on disk."""
+def spawned(exchange: Exchange, data: Path, name: str, most: int = 50) -> subprocess.Popen:
+    """Start a recording in a process of its own and wait until it has more than so many frames."""
     command = [
         sys.executable,
         "-c",
@@ -235,7 +235,7 @@ def spawned(exchange: Exchange, data: Path, name: str) -> subprocess.Popen:
     ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in child.stderr:
-        if line.startswith("{") and json.loads(line)["kept"] > 50:
+        if line.startswith("{") and json.loads(line)["kept"] > most:
             return child
     raise AssertionError(child.stdout.read())
 
@@ -249,6 +249,17 @@ def test_an_interrupt_ends_with_a_checked_session(capture, tmp_path):
     result = json.loads(out)
     assert result["check"]["ok"] and result["messages"]["trade"] > 0
     assert result["frames"] == result["recorded"]["last_seq"]
+
+
+def test_an_interrupt_before_anything_came_is_said(capture, tmp_path):
+    """While the venue makes wait, at the start."""
+    faults = [Fault(0.0, "rest_status", status=429, count=99)]
+    with running(ExchangeConfig([capture], start="now", faults=faults)) as (exchange, _):
+        child = spawned(exchange, tmp_path, "stopped", most=-1)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (3, "") and nothing_left(tmp_path)
+    assert err.splitlines()[-1].startswith("tapeguard: nothing was recorded")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not there")

@@ -42,6 +42,8 @@ def coverage(messages: Messages, marks: Marks, gaps: list[dict],
                 book = books[number]
                 at = np.searchsorted(book.seq, seq, "right") - 1
                 why[life & ~((at >= 0) & (book.synced[at] > 0))] = RESYNC
+            elif name == "depth" and not own.any():
+                why[life] = RESYNC
             for low, high in around:
                 span = why[np.searchsorted(seq, low):np.searchsorted(seq, high)]
                 span[(span == 0) | (span == RESYNC)] = GAP

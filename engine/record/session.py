@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from engine import clock
-from engine.errors import TapeguardError
+from engine.errors import SourceFailed, TapeguardError
 from engine.record.convert import convert, recover
 from engine.record.journal import JournalWriter
 from engine.record.quality import check_session
@@ -43,10 +43,11 @@ def record_session(options: Options, data: Path, name: str | None, keep: str, sh
         raise type(error)(text) from None
     say("converting the journal")
     result = convert(journal.folder, data, keep=keep)
+    if result["session"] is None:
+        raise SourceFailed("nothing was recorded: the end came before the venue had sent anything")
     result["recorded"] = recorder.status()
-    if result["session"] is not None:
-        say("checking the session")
-        result["check"] = check_session(Session(result["path"]))
+    say("checking the session")
+    result["check"] = check_session(Session(result["path"]))
     return result
 
 
