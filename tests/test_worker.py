@@ -207,3 +207,15 @@ def test_a_torn_last_line_counts_as_not_sent_and_spoils_nothing(tmp_path, cut):
     again = Desk(terminal.module, Intents(str(path)))
     again.intents.close()
     assert again.handle(closing(ticket, "e/2", 0.1))["cached"] and terminal.book.positions[ticket].volume == 80_000_000
+
+
+def test_calls_that_read_go_in_one_batch_which_ends_at_the_first_that_fails(link):
+    ticket = position(link)["ticket"]
+    calls = [{"call": "account_info"}, {"call": "positions_get", "kwargs": {"ticket": ticket}}, {"call": "symbol_info", "args": ["BTCUSD"]}]
+    done = link.ask({"call": "batch", "calls": calls})
+    assert done["ok"] and done["result"] == [{key: link.ask(each)[key] for key in ("result", "error")} for each in calls]
+    found = link.ask({"call": "batch", "calls": [calls[0], {"call": "symbol_info", "args": ["NONE"]}, calls[1]]})["result"]
+    assert len(found) == 2 and found[1]["result"] is None and found[1]["error"] == [-4, "Terminal: Not found"]
+    for wrong in ([closing(ticket, "b/1")], [{"call": "shutdown"}], [{"call": "batch", "calls": []}], calls[:1] * 17, [{}], ["x"], None):
+        assert not link.ask({"call": "batch", "calls": wrong})["ok"]
+    assert position(link)["volume"] == 1.0

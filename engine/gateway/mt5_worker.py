@@ -1,7 +1,8 @@
 """The process that owns the MetaTrader5 module: one file, standard library only, Python 3.9 and later, also under Wine.
 
 It speaks JSON lines on loopback. The first line of a client is {"token": ...}; every other one is a call of the allow-list,
-{"id", "call", "args", "kwargs"}, answered by {"id", "ok", "result", "error"}. An order carries "intent", "login" and "keep"
+{"id", "call", "args", "kwargs"}, answered by {"id", "ok", "result", "error"}; {"id", "call": "batch", "calls": [{"call", ...}]}
+makes several calls that read, up to the first without a result, and its result are their answers. An order carries "intent", "login" and "keep"
 (the volume that must stay); the same intent is never sent twice, and what would open, add, reverse or loosen is not sent.
 """
 
@@ -26,7 +27,7 @@ CONNECTS = ("initialize", "login", "shutdown")
 DEAL, SLTP = 1, 6
 INTS = ("action", "position", "type", "type_filling", "type_time", "deviation", "magic")
 FLOATS = ("volume", "price", "sl", "tp")
-MAX_COMMENT, MAX_SYMBOL, MAX_LINE_BYTES, MIN_TOKEN = 25, 29, 1 << 20, 16
+MAX_COMMENT, MAX_SYMBOL, MAX_LINE_BYTES, MIN_TOKEN, MAX_BATCH = 25, 29, 1 << 20, 16, 16
 VOLUME_GUARD = 1e-9
 PLAIN = {bool, int, float, str}
 ANSWER_LOST = -10002
@@ -177,6 +178,8 @@ class Desk:
                 return {**reply, "result": {"protocol": PROTOCOL, "pid": os.getpid()}, "error": [1, "Success"]}
             if call == "control" and self.control is not None:
                 return {**reply, "result": plain(self.control(*message.get("args", ()))), "error": [1, "Success"]}
+            if call == "batch":
+                return {**reply, "result": self._batch(message["calls"]), "error": [1, "Success"]}
             if call not in READS and call not in CONNECTS:
                 raise Refused(f"call {call!r} is not on the list")
             return {**reply, **self._run(call, message.get("args", []), message.get("kwargs", {}))}
@@ -184,6 +187,16 @@ class Desk:
             return {**reply, "ok": False, "refused": str(refused)}
         except (TypeError, ValueError, KeyError, SystemError, AttributeError) as error:
             return {**reply, "ok": False, "refused": f"{type(error).__name__}: {error}"}
+
+    def _batch(self, calls: list) -> list:
+        if len(calls) > MAX_BATCH or not all(each["call"] in READS for each in calls):
+            raise Refused(f"a batch is of {MAX_BATCH} calls at most, and of calls that read")
+        answers = []
+        for each in calls:
+            answers.append(self._run(each["call"], each.get("args", []), each.get("kwargs", {})))
+            if answers[-1]["result"] is None:
+                break
+        return answers
 
     def _run(self, call: str, args, kwargs) -> dict:
         result = getattr(self.module, call)(*args, **kwargs)

@@ -1,5 +1,6 @@
 """What the broker says now, read in one go through the link: one position with all that a decision about it rests on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.gateway.client import LinkLost
@@ -42,11 +43,22 @@ class Reader:
 
     def call(self, name: str, *args, **kwargs):
         """Return the result of a call; raise Unreadable when there is none."""
+        return self._result(name, self._ask({"call": name, "args": list(args), "kwargs": kwargs}))
+
+    def batch(self, *calls: tuple[str, list, dict]) -> Iterator:
+        """Yield the results of calls that are made in one go, one after the other; raise Unreadable at the first that has none."""
+        reply = self._ask({"call": "batch", "calls": [{"call": name, "args": args, "kwargs": kwargs} for name, args, kwargs in calls]})
+        for (name, _, _), each in zip(calls, self._result("batch", reply), strict=False):
+            yield self._result(name, each)
+
+    def _ask(self, message: dict) -> dict:
         try:
-            reply = self.link.ask({"call": name, "args": list(args), "kwargs": kwargs})
+            return self.link.ask(message)
         except LinkLost as lost:
             self.link.restart()
             raise Unreadable(str(lost)) from None
+
+    def _result(self, name: str, reply: dict):
         result, error = reply.get("result"), reply.get("error", [0, reply.get("refused", "")])
         if result is None:
             if error[0] in BROKEN:
@@ -56,19 +68,22 @@ class Reader:
 
     def look(self, identifier: int, symbol: str) -> View:
         """Read everything about one position; raise Unreadable for a link that is down or an account that is not allowed."""
-        terminal = self.call("terminal_info")
-        account = self.call("account_info")
+        found = self.batch(
+            ("terminal_info", [], {}), ("account_info", [], {}), ("positions_get", [], {"symbol": symbol}),
+            ("orders_get", [], {"symbol": symbol}), ("history_deals_get", [], {"position": identifier}),
+            ("history_orders_get", [], {"position": identifier}), ("symbol_info", [symbol], {}), ("symbol_info_tick", [symbol], {}),
+            ("account_info", [], {}), ("terminal_info", [], {}))
+        terminal, account = next(found), next(found)
         if account["login"] not in self.accounts:
             raise Unreadable(f"account {masked(account['login'])} is logged in, which is not among those allowed", fatal=True)
         if not terminal["connected"]:
             raise Unreadable("the terminal has no link to the broker")
-        positions = [row for row in self.call("positions_get", symbol=symbol) if row["identifier"] == identifier]
-        orders = [row for row in self.call("orders_get", symbol=symbol) if row["position_id"] == identifier]
-        deals = [row for row in self.call("history_deals_get", position=identifier) if row["entry"] in (OUT, INOUT, OUT_BY)]
-        past = self.call("history_orders_get", position=identifier)
-        spec, tick = self.call("symbol_info", symbol), self.call("symbol_info_tick", symbol)
-        if self.call("account_info")["login"] != account["login"] or not self.call("terminal_info")["connected"]:
+        positions, orders, deals, past, spec, tick, account_after, terminal_after = found
+        if account_after["login"] != account["login"] or not terminal_after["connected"]:
             raise Unreadable("the account or the link changed while it was read")
+        positions = [row for row in positions if row["identifier"] == identifier]
+        orders = [row for row in orders if row["position_id"] == identifier]
+        deals = [row for row in deals if row["entry"] in (OUT, INOUT, OUT_BY)]
         return View(self.clock.now_ns(), account["login"], account["margin_mode"] != 2,
                     terminal["trade_allowed"] and not terminal["tradeapi_disabled"], positions[0] if positions else None, spec, tick,
                     orders, deals, past)
