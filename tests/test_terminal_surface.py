@@ -203,6 +203,11 @@ def test_ticks_and_bars(mt5, terminal):
     assert len(mt5.copy_ticks_range("BTCUSD", last - 9, last, -1)) == 10 and len(mt5.copy_ticks_from("BTCUSD", last, 5, 2)) == 0
 
 
+@pytest.mark.parametrize("volume", [float("nan"), float("inf"), -1.0])
+def test_a_number_that_is_none_is_answered(mt5, volume):
+    assert mt5.order_send(action=1, symbol="BTCUSD", volume=volume, type=1, type_filling=1).retcode in (10013, 10014)
+
+
 def test_the_helpers_trade_as_the_package_does(mt5):
     assert mt5.Buy("BTCUSD", 0.2).retcode == 10009 and mt5.Sell("BTCUSD", 0.1).retcode == 10009 and len(mt5.positions_get()) == 3
     assert mt5.Close("BTCUSD") is True and mt5.positions_get() == () and mt5.Close("BTCUSD") is False

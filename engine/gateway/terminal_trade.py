@@ -1,5 +1,6 @@
 """What the simulated server answers to a trade request: its checks in order, then the execution, or the fault of this call."""
 
+import math
 from collections.abc import Callable
 
 from engine.gateway.terminal_books import (
@@ -56,6 +57,8 @@ class TradeServer:
             return 10031
         if not self.expert_allowed:
             return 10026
+        if not all(math.isfinite(value) for value in request.values() if isinstance(value, float)):
+            return 10013
         spec = self.book.specs.get(request["symbol"])
         if request["action"] == REMOVE:
             return 0 if request["order"] in self.book.orders else 10035
