@@ -107,6 +107,16 @@ def test_R10_volume_surge(lots, expected):
     assert surge["value"] is expected
 
 
+@pytest.mark.parametrize("lots, rate, expected", [(2_600, 1.71, False), (2_900, 1.90, False), (3_200, 2.10, True), (3_700, 2.43, True)])
+def test_R10_a_surge_is_over_twice_the_usual_volume(lots, rate, expected):
+    stream = Tape().walk(195)
+    for _ in range(20):
+        stream.wait(0.5).trade(1, lots)
+    fields = fields_of(stream)
+    assert lots_between(stream, 10) / 10 / (lots_between(stream, 190, 10) / 180) == pytest.approx(rate, abs=0.03)
+    assert fields["volume_surge"]["value"] is expected and fields["volume_acceleration"]["value"] == pytest.approx(rate, rel=0.03)
+
+
 def test_R11_momentum_acceleration_is_ten_seconds_against_the_ten_before(walked, fields):
     now, middle, old = (price_before(walked, back) for back in (0, 10, 20))
     assert fields["momentum_acceleration"]["value"] == pytest.approx(((now - middle) / middle - (middle - old) / old) * 100, rel=1e-4)
@@ -123,6 +133,26 @@ def test_R12_divergence_vs_mt5_is_signed_and_over_the_usual_offset(jump, expecte
     assert fields_of(Tape().walk(30, quotes=False), broker=False)["divergence_vs_mt5"]["reason"] == "no broker quote is recorded"
     late = Tape().walk(60).wait(6, quotes=False)
     assert "stale" in fields_of(late)["divergence_vs_mt5"]["reason"]
+
+
+@pytest.mark.parametrize("jump, expected", [(0, False), (12_000, True), (-12_000, True)])
+def test_R12_C22_a_steady_offset_is_no_divergence_however_large(jump, expected):
+    """30 bps under the venue all the time: the offset is told, and only what is beyond it diverges."""
+    stream = Tape().walk(5)
+    for step in range(400):
+        stream.wait(0.1, quotes=False).quote(10 * stream.bid - 18_000 - step % 2 * 10, 10 * stream.ask - 18_000)
+    found = fields_of(stream.quote(10 * stream.bid - 18_000 + jump, 10 * stream.ask - 18_000 + jump))["divergence_vs_mt5"]
+    assert found["offset_bps"] == pytest.approx(-30.0, abs=0.5) and found["value"] is expected
+    assert found["residual_bps"] == pytest.approx(jump / 600, abs=0.5)
+
+
+@pytest.mark.parametrize("share, size", [(1.0, "LARGE"), (0.61, "LARGE"), (0.6, "MEDIUM"), (0.31, "MEDIUM"), (0.3, "SMALL"), (0.0, "SMALL")])
+@pytest.mark.parametrize("way", [1, -1])
+def test_R14_sizes_are_by_body_over_range(share, size, way):
+    low, high, move = 1_000, 1_100, round(share * 100)
+    opened, closed = (low, low + move) if way > 0 else (low + move, low)
+    color, found, *_ = body(Candle(0, opened, high, low, closed, 4))
+    assert found == size and color == ("FLAT" if not move else "GREEN" if way > 0 else "RED")
 
 
 def minutes(*prices: list[int]) -> Tape:

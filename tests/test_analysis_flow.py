@@ -131,6 +131,19 @@ def test_R25_R28_C26_the_trend_reads_four_closed_parts_of_the_window():
         assert value == pytest.approx((buys - sells) / (buys + sells), abs=0.02)
 
 
+def test_R25_C26_what_is_not_closed_yet_is_in_no_reading():
+    """A whale since the last 100 ms slot closed is in the signal and not in the trend."""
+    stream = Tape().walk(70).wait(0.1)
+    moment = folded(stream)
+    before, whales = order_flow_trend(moment.view("BTCUSDT"), 40), order_flow_signal(moment.view("BTCUSDT"))["parts"]["whales"]["n"]
+    stream.now_ns += 1_000_000
+    moment = folded(stream.trade(1, 4 * LARGE_LOTS))
+    after = order_flow_trend(moment.view("BTCUSDT"), 40)
+    for name in ("whales_net_usd", "pressures", "scores", "imbalance_trend", "trend", "n"):
+        assert after[name] == before[name], name
+    assert order_flow_signal(moment.view("BTCUSDT"))["parts"]["whales"]["n"] == whales + 1
+
+
 @pytest.mark.parametrize("leans, expected, pressure", [
     ([0.1, 0.2, 0.7, 0.9], "INCREASINGLY_BULLISH", "STRENGTHENING"), ([0.7, 0.7, 0.7, 0.7], "STEADY_BULLISH", "STEADY"),
     ([0.9, 0.8, 0.3, 0.1], "WEAKENING_BULLISH", "WEAKENING"), ([-0.1, -0.2, -0.7, -0.9], "INCREASINGLY_BEARISH", "STRENGTHENING"),
