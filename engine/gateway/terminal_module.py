@@ -194,4 +194,5 @@ def _history(session: Session) -> dict[str, Callable]:
             return session.call(name, {"position": "position_id"}.get(key, key), value) \
                 if key in ("ticket", "position") and _whole(value) else session.refuse(INVALID)
         return _as(name, named)
-    return _named(past("history_orders_get"), past("history_orders_total", True), past("history_deals_get"), past("history_deals_total", True))
+    return _named(past("history_orders_get"), past("history_orders_total", True), past("history_deals_get"),
+                  past("history_deals_total", True))

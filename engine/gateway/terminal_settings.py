@@ -14,7 +14,7 @@ from engine.gateway.server_clock import RULES
 from engine.gateway.terminal_books import Spec
 from engine.gateway.terminal_faults import Faults
 
-_Symbol = msgspec.defstruct("_Symbol", [(each.name, each.type) if each.default is dataclasses.MISSING else (each.name, each.type, each.default)
+_Symbol = msgspec.defstruct("_Symbol", [(each.name, each.type, msgspec.NODEFAULT if each.default is dataclasses.MISSING else each.default)
                                         for each in dataclasses.fields(Spec)], forbid_unknown_fields=True)
 
 
