@@ -131,4 +131,5 @@ def following(ws: str) -> dict:
     position = {"symbol": "BTCUSD", "lots": 1.0, "sl_bps": 50.0, "tp_bps": 100.0}
     return {"symbols": [{"name": "BTCUSD"}], "accounts": [{"login": 5001, "mode": "hedging"}],
             "positions": [position | {"side": 0}, position | {"side": 1}],
-            "follow": [{"symbol": "BTCUSD", "stream": "btcusdt@bookTicker", "ws": f"{address.scheme}://{address.netloc}", "path": address.path}]}
+            "follow": [{"symbol": "BTCUSD", "stream": "btcusdt@bookTicker", "ws": f"{address.scheme}://{address.netloc}",
+                        "path": address.path}]}
