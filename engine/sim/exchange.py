@@ -13,7 +13,7 @@ import ssl
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Self
@@ -190,6 +190,13 @@ class Exchange:
     def begin(self) -> None:
         """Start to play; before that the tape stands at its first frame."""
         self._begun.set()
+
+    def pace(self, speed: float) -> None:
+        """Go on at another speed."""
+        played_ns = self.tape_ns() - self.tape.recv_ns[0]
+        self.config = replace(self.config, speed=speed)
+        if self._origin_s is not None:
+            self._origin_s = clock.monotonic_s() - played_ns / 1e9 / speed
 
     async def _play(self) -> None:
         while True:
