@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from time import sleep
 
 from engine import clock
 from engine.errors import SourceFailed
@@ -177,7 +176,7 @@ class Terminal:
         samples: list[tuple[int, int]] = []
         end_s = clock.monotonic_s() + wait_s
         while len(samples) < SAMPLES and clock.monotonic_s() < end_s:
-            sleep(POLL_S)
+            clock.sleep_s(POLL_S)
             for name in symbols:
                 msc = self.ask("symbol_info_tick", name)["time_msc"]
                 if msc != first[name]:

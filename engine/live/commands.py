@@ -32,7 +32,8 @@ def send(run: Path, command: dict) -> dict:
             return json.loads(answer.read_text(encoding="utf-8"))
         clock.sleep_s(0.05)
     (folder / name).unlink(missing_ok=True)
-    raise SourceFailed(f"live run {run.name} did not answer within {ANSWER_S:.0f} s; it has ended, or hangs: tapeguard kill stops its orders")
+    raise SourceFailed(f"live run {run.name} did not answer within {ANSWER_S:.0f} s; it has ended, or hangs: tapeguard kill stops "
+                       "its orders")
 
 
 def take(run: Path) -> list[tuple[Path, dict]]:
