@@ -12,6 +12,7 @@ import msgspec
 
 from engine import clock
 from engine.kernel.records import ALERTED
+from engine.live.status import trouble
 from engine.live.webhook import Webhook
 from engine.record.own import Account, Order
 from engine.record.segment import ACCOUNT, OUTCOME
@@ -108,7 +109,7 @@ class Alarms:
 
     def look(self, live: "LiveSession") -> None:
         """Look for what lasts: a broker that cannot be reached, a disk that fills up."""
-        problem, now_s = live.health.problem, clock.monotonic_s()
+        problem, now_s = trouble(live.health), clock.monotonic_s()
         self._problem_s = None if not problem else now_s if self._problem_s is None else self._problem_s
         lasts = self._problem_s is not None and now_s - self._problem_s > PROBLEM_S
         self._lasting("broker", lasts, f"the broker cannot be reached: {problem}; the broker-side stops stay", "the broker is reached again")

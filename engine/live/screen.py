@@ -42,10 +42,7 @@ class Screen:
         status = self.status
         fixed = [_head(status), _feeds(status), _alarms(status)]
         room = height - sum(map(len, fixed)) - len(fixed) - 1 - 2 * LEAST_DECISIONS - 1
-        detailed = len(status["positions"])
-        while detailed and len(_positions(status, detailed)) > room:
-            detailed -= 1
-        positions = _positions(status, detailed)
+        positions = _positions(status, room)
         decisions = _decisions(status, LEAST_DECISIONS + max(0, room - len(positions)) // 2)
         head, feeds, alarms = fixed
         return [*head, Text(), *positions, Text(), *feeds, Text(), *alarms, Text(), *decisions]
@@ -110,15 +107,17 @@ PLACES = (("ticket", 10, "<"), ("symbol", 8, "<"), ("side", 5, "<"), ("lots", 6,
           ("stop", 9, ">"), ("take", 9, ">"), ("R", 6, ">"), ("gain", 10, ">"), ("age", 8, ">"))
 
 
-def _positions(status: dict, detailed: int) -> list[Text]:
-    """Return every position; the first ones with a line for each rule, the others with one line for all."""
+def _positions(status: dict, room: int) -> list[Text]:
+    """Return every position; as many of the first as there is room for with a line for each rule, the others with one for all."""
+    spare = room - 1 - sum(2 + (not (each["watched"] and each["at_broker"])) for each in status["positions"])
     titles = {"gain": f"gain {status['account']['currency']}"}
     lines = [_line(*((titles.get(name, name), width, align, "bold") for name, width, align in PLACES))]
     if not status["positions"]:
         lines.append(Text("no position is open", "dim"))
-    for number, position in enumerate(status["positions"]):
+    for position in status["positions"]:
         lines.append(_position(position))
-        if number < detailed:
+        spare -= len(position["rules"]) - 1
+        if spare >= 0:
             lines += [_rule(name, rule, status) for name, rule in position["rules"].items()]
         elif position["rules"]:
             lines.append(_nearest(position["rules"]))

@@ -3,6 +3,7 @@
 import math
 import shutil
 from itertools import islice
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from engine.live.session import LiveSession
 
 LOGGED, DONE, ACTED_ON = 0, 2, 3       # columns of a latch, as the kernel's arbitration writes them
-LAST_FRAMES = 4096             # latencies are of these
+LAST_FRAMES = 2048             # latencies are of these
 _UNSAID = ("occasion", "share")        # of a rule's state: what it tells the kernel, not a person
 
 
@@ -27,7 +28,7 @@ def status_of(live: "LiveSession") -> dict:
     return {"run": live.name, "mode": live.options.mode, "account": live.account.shown,
             "seconds": round((clock.now_ns() - live.started_ns) / 1e9, 1),
             "held": guard.held if guard and live.options.mode != "record" else "", "held_rules": sorted(live.held),
-            "killed": kill_file is not None and kill_file.exists(), "problem": health.problem,
+            "killed": kill_file is not None and kill_file.exists(), "problem": trouble(health),
             "modes": loop.modes, "decisions": loop.decided, "events": loop.events, "actions": health.actions,
             "account_age_s": round(now_s - health.looked_s, 3) if health.looked_s else None,
             "quote_age_s": {symbol: round(now_s - health.quoted_s[symbol], 3) if symbol in health.quoted_s else None
@@ -37,6 +38,11 @@ def status_of(live: "LiveSession") -> dict:
             "last_decisions": [decision_of(live, row) | {"times": times} for row, times in live.alarms.decisions.values()],
             "last_alarms": list(live.alarms.recent),
             "webhook": _webhook(live.alarms.webhook), "recorder": live.recorder.status()}
+
+
+def trouble(health) -> str:
+    """Return what keeps the broker's threads from reading it, "" for nothing."""
+    return "; ".join(filter(None, (health.problem, health.quotes_problem)))
 
 
 def _webhook(webhook) -> dict | None:
@@ -62,14 +68,23 @@ def _basis(live: "LiveSession") -> dict:
     return found
 
 
+def plain(row: np.record) -> SimpleNamespace:
+    """Return a copy of a record as plain numbers: quicker to read, and what is done to it does not reach the kernel."""
+    values = {name: plain(row[name]) if row.dtype[name].names else value
+              for name, value in zip(row.dtype.names, row.item(), strict=True)}
+    return SimpleNamespace(**values)
+
+
 def positions_of(live: "LiveSession") -> list[dict]:
     """Return every open position: those the kernel watches, and those at the broker that it does not."""
     at_broker = {row["identifier"]: row for row in live.health.positions}
     found = []
     if live.loop.run is not None:
         a = live.loop.run.arrays
+        markets = [plain(row) for row in a["market"]]
         for k in a["active"][0][:a["active_count"][0]]:
-            found.append(_watched(live, int(k), at_broker.pop(int(a["positions"][0][k]["ticket"]), None)))
+            position = plain(a["positions"][0][k])
+            found.append(_watched(live, int(k), position, markets[position.symbol], at_broker.pop(position.ticket, None)))
     return found + [_unwatched(row, live.account.instruments.get(row["symbol"])) for row in at_broker.values()]
 
 
@@ -80,54 +95,53 @@ def _unwatched(row: dict, instrument) -> dict:
             "at_broker": True, "digits": 2 if instrument is None else instrument.price_decimals, "rules": {}}
 
 
-def _watched(live: "LiveSession", k: int, row: dict | None) -> dict:
+def _watched(live: "LiveSession", k: int, position, market, row: dict | None) -> dict:
     """Return a position of the kernel with what each of its rules says; `row` is how the broker has it, if it does."""
-    position = live.loop.run.arrays["positions"][0][k]
-    symbol = live.loop.broker_symbol(int(position["symbol"]))
+    loop = live.loop
+    symbol = loop.broker_symbol(position.symbol)
     instrument = live.account.instruments[symbol]
     tick, lot = float(instrument.tick_size), float(instrument.lot_size)
-    lots = _level(position["volume"], lot)
-    busy = position["order"] != HOLD and position["order_rule"] >= 0
-    return {"ticket": int(position["ticket"]), "symbol": symbol, "side": "long" if position["side"] > 0 else "short",
-            "lots": lots, "entry": _level(position["entry_ticks"], tick),
-            "stop": _level(position["stop_ticks"], tick), "take": _level(position["take_ticks"], tick),
-            "price": _level(position["exit_ticks"], tick), "gain_r": _real(position["gain_r"]), "gain": round(row["profit"] * lots / row["volume"], 2) if row else None,       # on paper less may be left than at the broker
-            "age_s": round((clock.now_ns() - int(position["open_ns"])) / 1e9, 1),
-            "order": f"{live.loop.choices[position['order_rule']].rule.name}: {ACTIONS[position['order']]}" if busy else None,
+    lots = _level(position.volume, lot)
+    busy = position.order != HOLD and position.order_rule >= 0
+    return {"ticket": position.ticket, "symbol": symbol, "side": "long" if position.side > 0 else "short",
+            "lots": lots, "entry": _level(position.entry_ticks, tick),
+            "stop": _level(position.stop_ticks, tick), "take": _level(position.take_ticks, tick),
+            "price": _level(position.exit_ticks, tick), "gain_r": _real(position.gain_r),
+            "gain": round(row["profit"] * lots / row["volume"], 2) if row else None,       # on paper less may be left than at the broker
+            "age_s": round((market.now_ns - position.open_ns) / 1e9, 1),
+            "order": f"{loop.choices[position.order_rule].rule.name}: {ACTIONS[position.order]}" if busy else None,
             "watched": True, "at_broker": row is not None, "digits": instrument.price_decimals,
-            "rules": {choice.rule.name: _rule(live, k, r, choice, tick) for r, choice in enumerate(live.loop.choices)
-                      if live.loop.modes[choice.rule.name] != "off" or choice.rule.name in live.held}}
+            "rules": {choice.rule.name: _rule(live, k, r, position, market, tick) for r, choice in enumerate(loop.choices)
+                      if loop.modes[choice.rule.name] != "off" or choice.rule.name in live.held}}
 
 
-def _rule(live: "LiveSession", k: int, r: int, choice: Choice, tick: float) -> dict:
+def _rule(live: "LiveSession", k: int, r: int, position, market, tick: float) -> dict:
     """Return how one rule stands to one position."""
-    a, name = live.loop.run.arrays, choice.rule.name
-    position, latch, state = a["positions"][0][k], a["latches"][0, k, r], a["states"][0, k][name].copy()
-    market = a["market"][position["symbol"]]
-    votes = bool(position["voted"] >> r & 1)
-    return {"mode": live.loop.modes[name], "vote": ACTIONS[latch[LOGGED]] if votes else "hold",
+    a, choice = live.loop.run.arrays, live.loop.choices[r]
+    latch, state = a["latches"][0, k, r].tolist(), plain(a["states"][0, k][choice.rule.name])
+    votes = bool(position.voted >> r & 1)
+    return {"mode": live.loop.modes[choice.rule.name], "vote": ACTIONS[latch[LOGGED]] if votes else "hold",
             "last": ACTIONS[latch[LOGGED]] if latch[LOGGED] else None, "acted": bool(latch[DONE] or latch[ACTED_ON]),
-            "nearness": nearness(choice, state, market, position), "evidence": evidence(choice, state, int(market["now_ns"]), tick)}
+            "nearness": nearness(choice, state, market, position), "evidence": evidence(choice, vars(state), market.now_ns, tick)}
 
 
-def nearness(choice: Choice, state: np.record, market: np.record, position: np.record) -> float | None:
+def nearness(choice: Choice, state, market, position) -> float | None:
     """Return how near a rule is to firing, 0 to 1; None when that is not known, or the rule does not say."""
-    if choice.rule.nearness is None or position["status"] != OPEN or position["exit_ticks"] == MISSING:
+    if choice.rule.nearness is None or position.status != OPEN or position.exit_ticks == MISSING:
         return None
     try:
-        with np.errstate(all="ignore"):
-            near = float(choice.rule.nearness(choice.params, state, market, position))
+        near = float(choice.rule.nearness(choice.params, state, market, position))
     except Exception:          # a rule's own file: the screen can do without, and no decision rests on it
         return None
     return None if math.isnan(near) else round(max(0.0, min(1.0, near)), 4)
 
 
-def evidence(choice: Choice, state: np.record, now_ns: int, tick: float) -> dict:
+def evidence(choice: Choice, state: dict, now_ns: int, tick: float) -> dict:
     """Return the fields a rule has set since the entry; levels as prices, instants as ages in seconds."""
     entry, found = choice.rule.module.State(), {}
     for name in choice.rule.evidence:
-        value = state[name].item()
-        if name in _UNSAID or value == getattr(entry, name) or value in (None, MISSING) or value != value:
+        value = state[name]
+        if name in _UNSAID or value == getattr(entry, name) or value == MISSING or value != value:
             continue
         if name.endswith("_ns"):
             found[f"{name[:-3]}_s"] = round((now_ns - value) / 1e9, 1)
@@ -145,11 +159,10 @@ def decision_of(live: "LiveSession", row: np.record) -> dict:
     instrument = live.account.instruments[symbol]
     tick = float(instrument.tick_size)
     state = {name: row[f"evidence_{place}"].item() for place, name in enumerate(choice.rule.evidence)}
-    shown = np.array([tuple(state.values())], [(name, "f8") for name in state])[0] if state else None
     return {"time_ns": int(row["recv_ns"]), "rule": choice.rule.name, "action": ACTIONS[row["action"]], "ticket": int(row["ticket"]),
             "symbol": symbol, "result": RESULTS[row["result"]], "gain_r": _real(row["gain_r"]),
             "stop": _level(row["stop_ticks"], tick), "digits": instrument.price_decimals,
-            "evidence": evidence(choice, shown, int(row["recv_ns"]), tick) if state else {},
+            "evidence": evidence(choice, state, int(row["recv_ns"]), tick),
             "outcome": _outcome(live, row, choice.rule.name, tick)}
 
 
