@@ -1,6 +1,8 @@
 """The gateway against a simulated terminal: what it does, what it makes of every answer, and what it refuses."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from decimal import Decimal
 
@@ -378,3 +380,49 @@ def test_a_worker_that_dies_is_restarted():
     rig.link.ask = lose
     done = rig.act(k.CLOSE)
     assert done.state == "done" and len(rig.requests) == 1 and rig.link.restarts == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_that_dies_before_the_order_goes_out_has_sent_nothing(late):
+    rig = Rig()
+    ask, left = rig.link.ask, [1]
+
+    def lose(message, timeout_s=None):
+        if message["call"] == "order_ready" and left:
+            left.pop()
+            if late:
+                ask(message)
+            raise LinkLost("gone")
+        return ask(message)
+    rig.link.ask = lose
+    done = rig.act(k.PARTIAL, volume_left=60)
+    assert done.state == "done" and done.sends == 2 and len(rig.requests) == 1 and rig.left == 0.6
+
+
+def test_no_order_goes_out_before_its_intent_is_on_disk(tmp_path, monkeypatch):
+    rig, seen, sync = Rig(journal=IntentJournal(tmp_path / "intents.jsonl")), [], os.fsync
+    ask = rig.link.ask
+
+    def slow(descriptor):
+        time.sleep(0.05)
+        sync(descriptor)
+        seen.append("on disk")
+
+    def heard(message, timeout_s=None):
+        seen.append(message["call"])
+        return ask(message)
+    monkeypatch.setattr(os, "fsync", slow)
+    rig.link.ask = heard
+    assert rig.act(k.CLOSE).state == "done"
+    at = seen.index("order_ready")
+    assert seen[at:at + 3] == ["order_ready", "on disk", "order_send"]
+    rig.journal.close()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+    rig = Rig(journal=IntentJournal(tmp_path / "full.jsonl"))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="space"):
+        rig.act(k.CLOSE)
+    assert rig.requests == [] and rig.left == 1.0
+    rig.journal.close()

@@ -219,3 +219,28 @@ def test_calls_that_read_go_in_one_batch_which_ends_at_the_first_that_fails(link
     for wrong in ([closing(ticket, "b/1")], [{"call": "shutdown"}], [{"call": "batch", "calls": []}], calls[:1] * 17, [{}], ["x"], None):
         assert not link.ask({"call": "batch", "calls": wrong})["ok"]
     assert position(link)["volume"] == 1.0
+
+
+def test_an_order_made_ready_is_on_disk_and_sent_once(link):
+    ticket = position(link)["ticket"]
+    ready = {**closing(ticket, "r/1"), "call": "order_ready"}
+    for _ in range(2):
+        assert link.ask(ready)["result"] is True and position(link)["volume"] == 1.0
+    assert [json.loads(line)["intent"] for line in link.intents.read_bytes().splitlines()] == ["r/1"]
+    for call in ("order_ready", "order_send"):
+        assert "another request" in link.ask({**closing(ticket, "r/1", 0.2), "call": call})["refused"]
+    assert "logged in" in link.ask(closing(ticket, "r/1", login=6001))["refused"] and position(link)["volume"] == 1.0
+    assert link.ask(closing(ticket, "r/1"))["result"]["retcode"] == 10009
+    link.ask(ready)
+    assert link.ask(closing(ticket, "r/1"))["cached"] and position(link)["volume"] == 0.6
+    assert not link.ask({**ready, "intent": "r/2", "request": {"nonsense": 1}})["ok"] and not link.ask({**ready, "intent": "r 2"})["ok"]
+
+
+def test_an_order_made_ready_before_a_restart_is_not_sent_after_it(link):
+    ticket = position(link)["ticket"]
+    ready = {**closing(ticket, "s/1"), "call": "order_ready"}
+    assert link.ask(ready)["ok"]
+    link.stop()
+    assert link.restart() and link.ask(ready)["ok"]
+    again = link.ask(closing(ticket, "s/1"))
+    assert again["cached"] and again["error"][0] == -10002 and position(link)["volume"] == 1.0

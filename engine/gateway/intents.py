@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.errors import BadInput
@@ -24,7 +26,7 @@ class IntentJournal:
             return
         torn = self._read(path) if path.exists() else False
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")
+        self.file, self.disk = open(path, "ab"), ThreadPoolExecutor(1)
         if torn:
             self.file.write(b"\n")
 
@@ -62,6 +64,10 @@ class IntentJournal:
                 os.fsync(self.file.fileno())
         self._take(entry)
 
+    def sync_meanwhile(self) -> Callable[[], None]:
+        """Begin to bring all that was written to the disk; what is returned waits until it is there."""
+        return self.disk.submit(os.fsync, self.file.fileno()).result if self.file is not None else lambda: None
+
     def known(self, decision: str) -> dict | None:
         """Return what is on record for a decision."""
         return self.decisions.get(decision)
@@ -82,4 +88,5 @@ class IntentJournal:
     def close(self) -> None:
         """Let go of the file."""
         if self.file is not None:
+            self.disk.shutdown()
             self.file.close()

@@ -219,7 +219,7 @@ class Gateway:
         raise End(FAILED, f"not done within {self.limits.give_up_s:.0f} s; {work.reason}".rstrip("; "))
 
     def _begin(self, work: Work, view: View, plan: Plan) -> None:
-        """Write the decision down before the first request, and each request before it goes out."""
+        """Write the decision down before the first request, and each request before it goes out; `_send` waits for the disk."""
         now_ns, position = self.clock.now_ns(), view.position
         if work.first is None:
             work.first = view
@@ -229,19 +229,26 @@ class Gateway:
                                deals=[row["ticket"] for row in view.deals], orders=[row["ticket"] for row in view.past_orders],
                                keep_lots=plan.keep_lots, stop=plan.stop, server_msc=view.tick["time_msc"])
         work.sends += 1
-        self.journal.write(ATTEMPT, work.exit.decision, now_ns, intent=f"{work.exit.decision}/{work.sends}", request=plan.request,
-                           volume=position["volume"], stop=plan.stop)
+        self.journal.write(ATTEMPT, work.exit.decision, now_ns, sync=False, intent=f"{work.exit.decision}/{work.sends}",
+                           request=plan.request, volume=position["volume"], stop=plan.stop)
 
     def _send(self, work: Work, view: View, plan: Plan) -> tuple[Code, dict]:
-        """Send one request; return the class of the answer, and the answer."""
+        """Send one request that is on disk here and at the worker; return the class of the answer, and the answer."""
         message = {"call": "order_send", "intent": f"{work.exit.decision}/{work.sends}", "request": plan.request,
                    "login": view.login, "keep": plan.keep_lots}
+        on_disk, sent = self.journal.sync_meanwhile(), False
         try:
-            reply = self.link.ask(message)
+            try:
+                reply = self.link.ask({**message, "call": "order_ready"})
+            finally:
+                on_disk()
+            if reply["ok"]:
+                sent = True
+                reply = self.link.ask(message)
         except LinkLost as lost:
             work.reason = str(lost)
             self.link.restart()
-            return NO_ANSWER, {}
+            return NO_ANSWER if sent else Code("NOT SENT", FRESH, 2, 0.2, work.reason), {}
         if not reply["ok"]:
             work.reason = f"the worker refused: {reply['refused']}"
             return Code("REFUSED", FRESH, 2, 0.2, work.reason), {}

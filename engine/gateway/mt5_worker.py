@@ -1,9 +1,10 @@
 """The process that owns the MetaTrader5 module: one file, standard library only, Python 3.9 and later, also under Wine.
 
 It speaks JSON lines on loopback. The first line of a client is {"token": ...}; every other one is a call of the allow-list,
-{"id", "call", "args", "kwargs"}, answered by {"id", "ok", "result", "error"}; {"id", "call": "batch", "calls": [{"call", ...}]}
-makes several calls that read, up to the first without a result, and its result are their answers. An order carries "intent", "login" and "keep"
-(the volume that must stay); the same intent is never sent twice, and what would open, add, reverse or loosen is not sent.
+{"id", "call", "args", "kwargs"}, answered by {"id", "ok", "result", "error"}. A "batch" has "calls" that read; its result are
+their answers, up to the first without a result. An "order_send" carries "intent", "login" and "keep" (the volume that must
+stay); the same message as "order_ready" brings its intent to the disk before. The same intent is never sent twice, and what
+would open, add, reverse or loosen is not sent.
 """
 
 from __future__ import annotations
@@ -166,14 +167,15 @@ class Desk:
 
     def __init__(self, module, intents: Intents, control=None):
         self.module, self.intents, self.control = module, intents, control
+        self.ready: set = set()            # intents on disk that this process has not sent
 
     def handle(self, message: dict) -> dict:
         """Return the reply to one message; nothing a client sends makes this raise."""
         reply = {"id": message.get("id"), "ok": True}
         try:
             call = message.get("call")
-            if call == "order_send":
-                return {**reply, **self._order(message)}
+            if call in ("order_ready", "order_send"):
+                return {**reply, **self._order(message, call == "order_send")}
             if call == "ping":
                 return {**reply, "result": {"protocol": PROTOCOL, "pid": os.getpid()}, "error": [1, "Success"]}
             if call == "control" and self.control is not None:
@@ -202,18 +204,26 @@ class Desk:
         result = getattr(self.module, call)(*args, **kwargs)
         return {"result": plain(result), "error": list(self.module.last_error())}
 
-    def _order(self, message: dict) -> dict:
+    def _order(self, message: dict, send: bool) -> dict:
+        """Send an order whose intent is on disk; without `send` only bring it there, so that sending waits for no disk."""
         intent, request = message.get("intent"), cast(message["request"])
         if not isinstance(intent, str) or not INTENT.fullmatch(intent):
             raise Refused(f"intent {intent!r} is not an intent id")
         known = self.intents.known.get(intent)
-        if known is not None:
-            if known.get("request") != request:
-                raise Refused(f"intent {intent} was used for another request")
+        if known is not None and known.get("request") != request:
+            raise Refused(f"intent {intent} was used for another request")
+        if not send:
+            if known is None:
+                self.intents.write({"intent": intent, "request": request}, sync=True)
+                self.ready.add(intent)
+            return {"result": True, "error": [1, "Success"]}
+        if known is not None and intent not in self.ready:
             answer = known.get("answer") or {"result": None, "error": [ANSWER_LOST, "sent before a restart, the answer is lost"]}
             return {**answer, "cached": True}
         self._check(message, request)
-        self.intents.write({"intent": intent, "request": request}, sync=True)
+        if known is None:
+            self.intents.write({"intent": intent, "request": request}, sync=True)
+        self.ready.discard(intent)
         answer = self._run("order_send", [request], {})
         self.intents.write({"intent": intent, "answer": answer}, sync=False)
         return answer
@@ -313,7 +323,8 @@ def load(terminal: str):
 def main(arguments: list | None = None) -> None:
     """Read the token, load the terminal and serve."""
     parser = argparse.ArgumentParser(description="Owns the MetaTrader5 module and serves it on loopback.")
-    parser.add_argument("--terminal", default="MetaTrader5", help="MetaTrader5, simulated:CONFIG.json, or simulated:@ADDRESS.json of a terminal process")
+    parser.add_argument("--terminal", default="MetaTrader5",
+                        help="MetaTrader5, simulated:CONFIG.json, or simulated:@ADDRESS.json of a terminal process")
     parser.add_argument("--intents", required=True, help="append-only file of what was sent")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--token-file", help="file with the token; else TAPEGUARD_WORKER_TOKEN, else a line of standard input")
