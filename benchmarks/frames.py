@@ -72,14 +72,14 @@ class Source:
     async def socket(self, socket) -> None:
         """Send to one client: marks on its path, everything else on the other."""
         if "markPrice" in socket.request.path:
-            while not self.stop.is_set():
+            while not self.stop.is_set() and not socket.transport.is_closing():
                 payload = MARK % (time.time_ns() // 1_000_000)
                 socket.transport.write(frame_head(len(payload)) + payload)
                 await asyncio.sleep(1.0)
         else:
             await self.began.wait()
             began_s, transport = time.perf_counter(), socket.transport
-            while not self.stop.is_set():
+            while not self.stop.is_set() and not socket.transport.is_closing():
                 due = BLOCK * 50 if self.rate is None else int((time.perf_counter() - began_s) * self.rate) - self.sent
                 for _ in range(due // self.burst):
                     transport.write(self.make(self.burst))
