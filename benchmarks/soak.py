@@ -113,9 +113,9 @@ def plot(samples: list[dict], path: Path) -> None:
     ]
     for row, name in enumerate(names):
         values = [sample[name] for sample in samples]
-        most, foot = max(values) or 1, height * (row + 1) - 20
+        most, foot = max(values), height * (row + 1) - 20
         points = " ".join(
-            f"{40 + (width - 60) * sample['at_s'] / last_s:.1f},{foot - (height - 45) * value / most:.1f}"
+            f"{40 + (width - 60) * sample['at_s'] / last_s:.1f},{foot - (height - 45) * value / (most or 1):.1f}"
             for sample, value in zip(samples, values)
         )
         parts.append(
@@ -163,6 +163,7 @@ def main() -> None:
                 "counters": vars(recorder.counters),
                 "journal_bytes": recorder.journal.bytes,
                 "resident_mb": {
+                    "first": samples[0]["resident_mb"],
                     "quarter": settled[0]["resident_mb"],
                     "end": samples[-1]["resident_mb"],
                     "most": max(sample["resident_mb"] or 0 for sample in samples),
