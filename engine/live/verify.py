@@ -102,10 +102,17 @@ def differences(live: np.ndarray, again: np.ndarray, rules: list[str]) -> list[d
     return found
 
 
-def _cut_off(entry: dict, live: np.ndarray, session: Session) -> bool:
-    """Tell whether a decision is missing only because the journal ends right there: it was killed before it could act."""
-    seq = entry["seq"]
-    return entry["recorded"] is None and seq + int((live["seq"] == seq).sum()) == session.manifest["last_seq"]
+def cut_off(run: LiveRun, live: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return the replayed decisions without those that a kill kept out of the journal, and so from being acted on.
+
+    A decision is journaled right after its frame and those before it. So only the last ones of one frame can be missing,
+    where the journal ends with what it has of them, and only of a run that did not end by itself.
+    """
+    last_seq = int(again["seq"][-1]) if len(again) else 0
+    had = int((live["seq"] == last_seq).sum())
+    if run.live.get("state") == "ended" or last_seq + had != run.session.manifest["last_seq"]:
+        return again
+    return again[:int((again["seq"] < last_seq).sum()) + had]
 
 
 def told(row: np.record, rules: list[str]) -> dict:
@@ -121,7 +128,8 @@ def verify(folder: Path, data: Path) -> dict:
     run = open_run(folder, data)
     rules = [choice.rule.name for choice in run.choices]
     live, (again, fills) = recorded(run.session), replayed(run)
-    found = [entry for entry in differences(live, again, rules) if not _cut_off(entry, live, run.session)]
+    again = cut_off(run, live, again)
+    found = differences(live, again, rules)
     result = {"run": folder.name, "session": run.live["session"], "mode": run.live["mode"], "identical": not found,
               "compared": max(len(live), len(again)), "differences": found[:SHOWN], "different": len(found),
               **effects(run, fills), "verified_ns": clock.now_ns()}
