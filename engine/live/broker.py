@@ -39,7 +39,9 @@ class Health:
     positions: list[dict] = field(default_factory=list)
     looked_s: float = 0.0          # the last sound reading of positions
     quoted_s: dict[str, float] = field(default_factory=dict)       # the last new quote of each symbol
-    problem: str = ""
+    problem: str = ""              # what keeps the account from being read
+    quotes_problem: str = ""
+    ended: str = ""                # why a thread ended that was not told to
     actions: int = 0
     order_sent_ns: list[tuple[int, int]] = field(default_factory=list)     # decided, and sent
 
@@ -76,9 +78,8 @@ class Trader(threading.Thread):
                 for outcome in self.gateway.poll():
                     self._ended(outcome)
                 self._look()
-        except Exception as error:      # the guard sees that nothing is read any more, and the account stays as it is
-            self.health.problem = f"the trading thread ended: {type(error).__name__}: {error}"
-            raise
+        except Exception as error:      # the run ends with it: without this thread nothing is known of the account
+            self.health.ended = f"the trading thread ended ({type(error).__name__}: {error})"
 
     def _wait(self) -> None:
         now_s = clock.monotonic_s()
@@ -119,8 +120,8 @@ class Trader(threading.Thread):
         if not terminal["connected"]:
             raise Unreadable("the terminal has no link to the broker")
         positions = self.reader.call("positions_get")
-        if not self.reader.call("terminal_info")["connected"]:
-            raise Unreadable("the terminal lost its link to the broker")
+        if not self.reader.call("terminal_info")["connected"] or self.reader.call("account_info")["login"] != account["login"]:
+            raise Unreadable("the link to the broker or the account changed while positions were read")
         busy = set(self.gateway.busy) | {exit.identifier for exit in self.asked.values()}
         for told in self.book.read(positions, busy, lambda identifier: self.reader.call("history_deals_get", position=identifier)):
             self.deliver(ACCOUNT, msgspec.json.encode(told))
@@ -162,24 +163,27 @@ class Quotes(threading.Thread):
 
     def run(self) -> None:
         """Hand over every new quote; where the terminal is gone, try again until it is back."""
+        self.link.restart()
         while not self.ended.wait(QUOTES_S):
             try:
                 if self.source is None:
                     self.source = Mt5Quotes(self.link, self.symbols, self.wall)
                     for symbol in self.symbols:
                         self.deliver(CONTROL, msgspec.json.encode(Marker("connected", symbol, "quotes")))
+                    self.health.quotes_problem = ""
                 for found in self.source.poll():
                     if isinstance(found, BrokerQuote):
                         self.health.quoted_s[found.symbol] = clock.monotonic_s()
                         self.deliver(QUOTE, msgspec.json.encode(found))
                     else:
+                        self.health.quotes_problem = found.detail
                         self.deliver(CONTROL, msgspec.json.encode(found))
             except SourceFailed as error:
-                self.health.problem = str(error)
+                self.health.quotes_problem = str(error)
                 self.ended.wait(REPAIR_S)
             except Exception as error:
-                self.health.problem = f"the quotes thread ended: {type(error).__name__}: {error}"
-                raise
+                self.health.ended = f"the quotes thread ended ({type(error).__name__}: {error})"
+                return
 
     def utc_ns(self, server_msc: int) -> int | None:
         """Return the instant of a server stamp, None while the server's clock is not known."""

@@ -28,10 +28,8 @@ class Guard:
         now_s, why = clock.monotonic_s(), self.reason()
         if why:
             self._well_s = now_s
-            if self.held:
-                return None
-            self.held = why
-            return why
+            news, self.held = not self.held, why
+            return why if news else None
         if self.held and now_s - self._well_s >= self.back_s:
             self.held = ""
             return ""
@@ -50,7 +48,8 @@ class Guard:
             return f"the account was not read for {self.max_account_age_s:.0f} s" + (f": {health.problem}" if health.problem else "")
         for symbol in self.symbols:
             if now_s - health.quoted_s.get(symbol, 0.0) > self.max_quote_age_s:
-                return f"no new quote of {symbol} for {self.max_quote_age_s:.0f} s"
+                why = f": {health.quotes_problem}" if health.quotes_problem else ""
+                return f"no new quote of {symbol} for {self.max_quote_age_s:.0f} s{why}"
         if not health.terminal.get("trade_allowed", True):
             return "Algo Trading is switched off in the terminal"
         return ""
