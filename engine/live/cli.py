@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,10 +15,10 @@ def live(args: argparse.Namespace, show) -> int:
     from engine.live.session import LiveSession
 
     options = options_of(args)
-    session = LiveSession(options, args.data, lambda text: print(f"tapeguard: {text}", file=sys.stderr, flush=True))
+    session = LiveSession(options, args.data, lambda text: heard(f"tapeguard: {text}"))
     if args.json_lines:
         from engine.live.status import status_of
-        result = session.run(throttled(lambda live: print(json.dumps(status_of(live)), file=sys.stderr, flush=True)))
+        result = session.run(throttled(lambda live: heard(json.dumps(status_of(live)))))
     elif args.quiet or args.json or not sys.stderr.isatty():
         result = session.run()
     else:
@@ -34,6 +35,14 @@ def live(args: argparse.Namespace, show) -> int:
         out.print(verify_table(result["verify"]))
         out.print(f"run {result['path']}  session {result['session']}")
     return 0 if result["verify"]["identical"] and result["check"]["ok"] else CheckFailed.exit_code
+
+
+def heard(text: str) -> None:
+    """Print a line on standard error; a run goes on when nobody reads it any more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")
 
 
 def throttled(show, every_s: float = 1.0):

@@ -8,20 +8,22 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from engine import clock
-from engine.errors import BadInput, TapeguardError
+from engine.errors import BadInput, SourceFailed, TapeguardError
 from engine.gateway.intents import IntentJournal
 from engine.gateway.mt5 import Gateway
 from engine.gateway.terminal_config import WallClock
+from engine.kernel.records import NO_SLOT
 from engine.live import admission, commands
 from engine.live.alarms import Alarms
 from engine.live.broker import Health, Quotes, Trader
 from engine.live.guard import Guard
-from engine.live.loop import Loop
+from engine.live.loop import SLOTS, Loop
 from engine.live.options import CAP, LiveOptions, capped, check_mode, described, least
 from engine.live.terminal import Account, open_account, worker
 from engine.live.verify import verify
@@ -47,6 +49,8 @@ class LiveSession:
         check_mode(options.mode)
         self.options, self.data, self.say = options, data, say
         self.wall = WallClock()
+        # the run ends itself: the recorder has to go on until the last outcome is in
+        self.duration_s, options.recording.duration_s = options.recording.duration_s, None
         self.started_ns = clock.now_ns()
         stamp = datetime.fromtimestamp(self.started_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%S")
         self.name = f"live-{options.mode}-{stamp}"
@@ -59,7 +63,7 @@ class LiveSession:
         self.alarms: Alarms | None = None
         self.guard: Guard | None = None
         self.account: Account | None = None
-        self.waiting = 0
+        self.waiting, self.counting = 0, threading.Lock()
         self.ending = False
         self.asked_to_end = asyncio.Event()
 
@@ -105,7 +109,8 @@ class LiveSession:
             raise
         finally:
             journal.close()
-            self.journal_of_intents.close()
+            with contextlib.suppress(OSError):         # a full disk was told by what failed on it
+                self.journal_of_intents.close()
         self._note_end("ended")
         return finish(self.folder, journal.folder, self.data, options.keep, self.say) | {"account": account.shown}
 
@@ -148,50 +153,67 @@ class LiveSession:
         recording = asyncio.create_task(self.recorder.run())
         steering = asyncio.create_task(self._steer(show))
         await asyncio.wait({recording, steering}, return_when=asyncio.FIRST_COMPLETED)
+        steering.cancel()
         try:
-            if steering.done():
-                steering.result()
-            self.recorder.stop()
-            await recording
+            await self._wind_down()
         finally:
             self.ending = True
-            steering.cancel()
-            for thread in (self.trader, self.quotes):
-                if thread.is_alive():
-                    thread.stop()
-                    await asyncio.to_thread(thread.join, END_S)
+            self.recorder.stop()
+            ends = await asyncio.gather(recording, steering, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     async def _steer(self, show) -> None:
-        """Start the broker's threads when the venue is known, then see to guard, commands and screen until the end is asked for."""
-        await self.recorder.started.wait()
+        """Start the broker's threads when the venue is known, then see to guard, commands and screen until it is to end."""
+        if not await self._started():
+            return
         self.description["instruments"] = [i.as_dict() for i in self.loop.instruments]
         self._write()
         self.quotes.start()
         self.trader.start()
-        duration_s = self.options.recording.duration_s
-        end_s = None if duration_s is None else clock.monotonic_s() + duration_s
+        end_s = None if self.duration_s is None else clock.monotonic_s() + self.duration_s
         while not self.asked_to_end.is_set() and (end_s is None or clock.monotonic_s() < end_s):
             self._steps()
-            if show:
-                show(self)
+            show = self._shown(show)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self.asked_to_end.wait()
-        await self._wind_down()
+
+    async def _started(self) -> bool:
+        """Wait until the venue is known; return False where the end is asked for before."""
+        waits = [asyncio.create_task(each.wait()) for each in (self.recorder.started, self.asked_to_end)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return not self.asked_to_end.is_set()
+
+    def _shown(self, show: Callable | None) -> Callable | None:
+        """Draw the screen; return what draws it from now on, None once it failed: positions are worth more than a screen."""
+        try:
+            if show:
+                show(self)
+            return show
+        except Exception as error:
+            self._alarm(f"the screen is given up ({type(error).__name__}: {error}); the run goes on")
+            return None
 
     async def _wind_down(self) -> None:
-        """Let no rule act any more, wait for what is under way at the broker, and let its outcome be recorded."""
+        """Let no rule act any more, wait for what is under way at the broker, and let its outcome be recorded, however it ends."""
         for rule, mode in self.loop.modes.items():
             if mode == "act":
                 self._switch(rule, "shadow", "the run ends")
-        self.trader.stop()
-        await asyncio.to_thread(self.trader.join, END_S)
-        self.quotes.stop()
-        await asyncio.to_thread(self.quotes.join, END_S)
+        for thread in (self.trader, self.quotes):
+            if thread.ident is not None:
+                thread.stop()
+                await asyncio.to_thread(thread.join, END_S)
         while self.waiting:
             await asyncio.sleep(0.01)
 
     def _steps(self) -> None:
+        for thread in (self.trader, self.quotes):
+            if not thread.is_alive():
+                raise SourceFailed(f"{self.health.ended}; the broker-side stops stay, start the run again")
         if self.options.mode != "record":
             self._guard()
         for path, command in commands.take(self.folder):
@@ -241,12 +263,14 @@ class LiveSession:
         """Hand a frame of a broker's thread to the recorder; called from there, and waits while too many wait."""
         while self.waiting > MOST_WAITING and not self.ending:
             clock.sleep_s(0.01)
-        self.waiting += 1
+        with self.counting:
+            self.waiting += 1
         with contextlib.suppress(RuntimeError):        # the loop is closed: the run has ended
             self.here.call_soon_threadsafe(self._take, kind, payload)
 
     def _take(self, kind: int, payload: bytes) -> None:
-        self.waiting -= 1
+        with self.counting:
+            self.waiting -= 1
         self.recorder.take(self.broker_source, kind, payload)
 
     def _act(self, exit) -> None:
@@ -258,6 +282,8 @@ class LiveSession:
     def _told(self, what: str, row) -> None:
         if self.alarms:
             self.alarms.told(what, row, self.loop)
+        if what == "fill" and row["code"] == NO_SLOT:
+            self._alarm(f"position {row['ticket']} is not managed: {SLOTS} are open already, more cannot be; its broker-side stop stays")
 
 
 @contextlib.contextmanager
@@ -304,8 +330,8 @@ def finish_left(data: Path, keep: str, say: Callable[[str], None]) -> list[dict]
         try:
             found = verify(path.parent, data)
             done.append(found)
-            say(f"live run {live['run']} was left unfinished; its recording {'replays to the same' if found['identical'] else 'DIFFERS in its'}"
-                " decisions")
+            same = "replays to the same" if found["identical"] else "DIFFERS in its"
+            say(f"live run {live['run']} was left unfinished; its recording {same} decisions")
         except TapeguardError as error:
             say(f"live run {live['run']} was left unfinished: {error}")
     return done
