@@ -1,0 +1,213 @@
+"""A live run when things break around it: a terminal that hangs, another account, a full disk, too many positions, no venue."""
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from exchanges import beginning
+from live_runs import ACT, Stage, Witness, acting, begun, faults_of, intents, orphans, run_of, wait_for, worker_of
+
+from engine.kernel.market import DECISION
+from engine.live.broker import Health
+from engine.live.guard import Guard
+from engine.live.session import LiveSession
+from engine.live.verify import cut_off
+from engine.record.store import Session
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process under /proc")
+WIDE = {"symbol": "BTCUSD", "sl_bps": 500.0, "tp_bps": 900.0}
+FAST = ("--set", "ladder.every_ms=300", "--set", "follower.behind_bps=350")
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory, realdata) -> Path:
+    """Return the folder of a verified shadow run."""
+    folder = tmp_path_factory.mktemp("shadow")
+    stage = Stage(folder, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 4000, folder))
+    try:
+        return Path(stage.live("--mode", "shadow", *FAST, "--seconds", "1").result(400)["path"])
+    finally:
+        stage.close()
+
+
+@pytest.fixture
+def stage(tmp_path, realdata, proof):
+    """Return a stage whose runs may act, with two accounts and four positions."""
+    made = Stage(tmp_path, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 20_000, tmp_path), speed=0.5,
+                 accounts=[{"login": 5001}, {"login": 5002}], positions=[WIDE | {"side": k % 2, "lots": 1.0} for k in range(4)])
+    made.proven(proof)
+    yield made
+    made.close()
+    assert not orphans(made.data)
+
+
+def table(stage: Stage, result: dict, name: str) -> list[dict]:
+    return Session(stage.data / "sessions" / result["session"]).table(name).to_pylist()
+
+
+def told(stage: Stage, live) -> str:
+    run = run_of(stage, live)
+    return (run / "log.jsonl").read_text() if run and (run / "log.jsonl").exists() else ""
+
+
+def ended(stage: Stage, live, witness: Witness) -> dict:
+    """End a run as Ctrl-C does, judge it, and return its result."""
+    live.end()
+    result = live.result()
+    witness.end()
+    assert result["verify"]["identical"] and result["check"]["ok"], result
+    assert faults_of(witness, stage.data) == []
+    decided = [row["decision"] for row in table(stage, result, "decisions") if row["decision"]]
+    assert sorted(decided) == sorted(row["decision"] for row in table(stage, result, "orders"))
+    assert "Traceback" not in live.said()
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, call", [("sent.jsonl", "order_send"), ("quotes.jsonl", "copy_ticks_from")])
+def test_a_worker_that_hangs_in_a_call_is_ended_and_the_run_goes_on(stage, name, call):
+    witness = Witness(stage)
+    witness.start()
+    live = stage.live(*ACT, *FAST)
+    wait_for(lambda: acting(stage, live) and begun(stage) > 1, 120, "it acts", live.said)
+    worker = worker_of(live.pid, name)
+    stage.control("fault", {"do": "block", "when": "after", "call": call})
+    wait_for(lambda: worker_of(live.pid, name) not in (None, worker), 60, "the worker that hangs was replaced", live.said)
+    before = begun(stage)
+    for side in (0, 1):
+        stage.by_hand(side, 0.5, sl_bps=500.0)
+    wait_for(lambda: begun(stage) > before, 60, "it acts again", live.said)
+    ended(stage, live, witness)
+
+
+def test_positions_of_an_account_that_was_switched_under_it_are_never_believed(stage):
+    witness = Witness(stage)
+    witness.start()
+    live = stage.live(*ACT, *FAST, "--max-quote-age-s", "60")
+    wait_for(lambda: acting(stage, live) and begun(stage) > 1, 120, "it acts", live.said)
+    stage.control("fault", {"do": "account", "login": 5002, "call": "positions_get"})      # in the middle of a reading
+    time.sleep(0.5)
+    stage.by_hand(0, 0.5, sl_bps=500.0)                               # on the other account
+    time.sleep(2.0)
+    others = [row["identifier"] for book in stage.control("state") if book["login"] == 5002 for row in book["positions"]]
+    stage.control("fault", {"do": "account", "login": 5001, "call": "account_info"})
+    before = begun(stage)
+    time.sleep(2.0)
+    stage.by_hand(1, 0.5, sl_bps=500.0)
+    wait_for(lambda: begun(stage) > before, 60, "it acts again on its own account", live.said)
+    result = ended(stage, live, witness)
+    log = witness.books
+    assert others and not [deal for book in log if book["login"] == 5002 for deal in book["deals"] if deal["magic"]]
+    opened = {row["ticket"] for row in table(stage, result, "account")}
+    own = {deal["position_id"] for book in log if book["login"] == 5001 for deal in book["deals"]}
+    assert opened <= own, opened - own
+
+
+def test_more_positions_than_there_are_places_for_are_told(stage):
+    witness = Witness(stage)
+    for k in range(66):
+        stage.by_hand(k % 2, 0.01, sl_bps=500.0)
+    live = stage.live("--mode", "shadow", *FAST)
+    wait_for(lambda: told(stage, live).count("is not managed") >= 6, 120, "it is told", live.said)
+    witness.look()
+    live.end()
+    result = live.result()
+    assert result["verify"]["identical"]
+    assert told(stage, live).count("is not managed: 64 are open already") == 6
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_every_order_known(stage):
+    live = stage.live(*ACT, *FAST)
+    wait_for(lambda: acting(stage, live) and begun(stage) > 1, 120, "it acts", live.said)
+    segment = max((stage.data / "sessions").glob(".recording-*/journal/*.seg"))
+    full = segment.stat().st_size + 40_000
+    resource.prlimit(live.pid, resource.RLIMIT_FSIZE, (full, full))
+    assert live.wait() == 3
+    last = live.said().strip().splitlines()[-1]
+    assert last.startswith("tapeguard: ") and "could not be written" in last and "Traceback" not in live.said()
+    assert all(entry["end"] for entry in intents(stage.data).values())
+    again = stage.live(*ACT, *FAST)
+    wait_for(lambda: acting(stage, again), 120, "the next run acts", again.said)
+    again.end()
+    assert again.result()["verify"]["identical"]
+    runs = {json.loads(path.read_text())["state"] for path in (stage.data / "runs").glob("live-act-*/live.json")}
+    assert runs == {"failed", "ended"}
+    for path in (stage.data / "runs").glob("live-act-*"):
+        assert stage.ask("verify", path.name)[1]["identical"]
+
+
+def test_a_run_that_waits_for_a_venue_that_does_not_answer_is_ended_by_ctrl_c(stage):
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        stage.rest = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        live = stage.live("--mode", "shadow", *FAST)
+        deaf.settimeout(120)
+        deaf.accept()
+        began_s = time.monotonic()
+        os.kill(live.pid, signal.SIGINT)
+        assert live.wait(30) == 2 and time.monotonic() - began_s < 8
+        assert "nothing was recorded" in live.said() and "Traceback" not in live.said()
+
+
+def test_a_screen_whose_reader_is_gone_does_not_end_the_run(stage):
+    live = stage.live("--mode", "shadow", *FAST, piped=True)
+    for line in live.process.stderr:
+        if line.startswith(b"{"):
+            break
+    live.process.stderr.close()
+    time.sleep(2.5)
+    assert live.process.poll() is None
+    live.process.send_signal(signal.SIGINT)
+    assert live.result()["verify"]["identical"]
+
+
+def test_a_screen_that_cannot_be_drawn_is_given_up_and_told():
+    alarms = []
+    session = type("Session", (), {"_alarm": lambda self, text: alarms.append(text)})()
+    assert LiveSession._shown(session, lambda live: 1 / 0) is None and LiveSession._shown(session, None) is None
+    assert len(alarms) == 1 and "the screen is given up (ZeroDivisionError" in alarms[0]
+
+
+def test_why_rules_are_held_is_what_is_wrong_now():
+    health, watch = Health(), type("Watch", (), {"streams": {}, "books": {}})()
+    guard = Guard(watch, health, ["BTCUSD"], back_s=0.0)
+    assert guard.look() is None and "the account was not read" in guard.held
+    health.looked_s = time.monotonic()
+    health.quotes_problem = "the terminal cannot select BTCUSD"
+    assert guard.look() is None and guard.held == "no new quote of BTCUSD for 5 s: the terminal cannot select BTCUSD"
+    health.quoted_s["BTCUSD"] = time.monotonic()
+    assert guard.look() == "" and guard.held == ""
+    health.looked_s -= 60.0
+    assert "the account was not read" in guard.look() and guard.look() is None
+
+
+def decided(*seqs: int) -> np.ndarray:
+    found = np.zeros(len(seqs), DECISION)
+    found["seq"], found["ticket"] = seqs, range(len(seqs))
+    return found
+
+
+@pytest.mark.parametrize("live, again, last_seq, state, left", [
+    ((7,), (7, 7), 8, "killed", 1),                # the journal ends between the two decisions of frame 7
+    ((), (7,), 7, "killed", 0),
+    ((), (7, 7), 7, "failed", 0),
+    ((), (7,), 7, "ended", 1),                     # a run that ended by itself has all of them
+    ((), (7,), 8, "killed", 1),                    # something came after the frame: nothing excuses it
+    ((), (7, 9), 9, "killed", 1),                  # only the last frame is cut off
+])
+def test_only_a_decision_that_the_kill_kept_out_of_the_journal_is_excused(live, again, last_seq, state, left):
+    run = type("Run", (), {"live": {"state": state}, "session": type("S", (), {"manifest": {"last_seq": last_seq}})})()
+    assert len(cut_off(run, decided(*live), decided(*again))) == left
+
+
+def test_a_missing_decision_before_one_that_is_there_is_a_difference():
+    run = type("Run", (), {"live": {"state": "killed"}, "session": type("S", (), {"manifest": {"last_seq": 8}})})()
+    again = decided(7, 7)
+    kept = cut_off(run, again[1:], again)
+    assert kept.tobytes() != again[1:].tobytes()
