@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ _ORDER = (
     "below medians scratch positions active active_count states defaults params modes settings latches actions occasions stops "
     "shares decisions fills counts"
 ).split()
+_PASSED = itemgetter(*_ORDER)
 _OUTPUTS = {"decisions", "fills", "counts"}
 
 
@@ -159,7 +161,6 @@ class Run:
         for side in ("bid_ticks", "ask_ticks", "cover_low", "cover_high", "last_id"):
             a["ladders"][side] = R.MISSING
         self._pack(variants, settings)
-        self._passed = [a[name] for name in _ORDER]        # written into, never replaced
         self._nothing = a["decisions"][:0].copy(), a["fills"][:0].copy()
 
     def _pack(self, variants: list[list[Choice]], settings: list[Settings]) -> None:
@@ -180,10 +181,11 @@ class Run:
     def feed(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fold EVENT rows in order; return the decisions and the fills they caused."""
         decisions, fills = [], []
+        arrays = _PASSED(self.arrays)
         counts, at, total = self.arrays["counts"], 0, len(events)
         while True:
             counts[0] = counts[1] = 0
-            reached = self._loop(events, at, total, *self._passed)
+            reached = self._loop(events, at, total, *arrays)
             decided, filled = counts.tolist()
             if decided:
                 decisions.append(self.arrays["decisions"][:decided].copy())

@@ -122,10 +122,10 @@ class RowMaker:
             return self._depth(frame, m, s)
         if kind is Best:
             lots = self.lots[m.symbol]
-            sides = (m.bid_price, m.bid_qty), (m.ask_price, m.ask_qty)
-            bid, ask = ((price[p] if p else _MISSING, lots[q] if q else _MISSING) for p, q in sides)
-            return [(seq, recv_ns, _MISSING, *bid, m.update_id, _MISSING, R.BEST, 1, R.FIRST, s, 0),
-                    (seq, recv_ns, _MISSING, *ask, m.update_id, _MISSING, R.BEST, -1, R.LAST, s, 0)]
+            bid, bid_lots = price[m.bid_price] if m.bid_price else _MISSING, lots[m.bid_qty] if m.bid_qty else _MISSING
+            ask, ask_lots = price[m.ask_price] if m.ask_price else _MISSING, lots[m.ask_qty] if m.ask_qty else _MISSING
+            return [(seq, recv_ns, _MISSING, bid, bid_lots, m.update_id, _MISSING, R.BEST, 1, R.FIRST, s, 0),
+                    (seq, recv_ns, _MISSING, ask, ask_lots, m.update_id, _MISSING, R.BEST, -1, R.LAST, s, 0)]
         bid, ask = (price[p] if p else _MISSING for p in (m.bid_price, m.ask_price))
         return [(seq, recv_ns, _MISSING, bid, _MISSING, _MISSING, _MISSING, R.QUOTE, 1, R.FIRST, s, 0),
                 (seq, recv_ns, _MISSING, ask, _MISSING, _MISSING, _MISSING, R.QUOTE, -1, R.LAST, s, 0)]
