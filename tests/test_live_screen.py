@@ -141,11 +141,13 @@ def test_what_became_of_an_order(tmp_path, monkeypatch, state, reason, expected)
 
 def test_decisions_acted_on_are_not_pushed_out_by_others(live):
     feed(live, market())
+    other = next(row for row, _ in live.alarms.decisions.values() if row["result"] != R.ACTED)
+    live.alarms.told("decision", other, live.loop)
     acted = [each for each in status_of(live)["last_decisions"] if each["result"] == "acted"]
-    assert acted
+    assert acted and status_of(live)["last_decisions"][-1]["result"] != "acted"
     lines = drawn(live, height=12)
     title = next(n for n, line in enumerate(lines) if line.startswith("last decisions"))
-    assert acted[-1]["rule"] in lines[title + 1]
+    assert acted[-1]["rule"] in lines[title + 1] and "at 5" in lines[title + 1]
 
 
 def test_positions_the_kernel_and_the_broker_disagree_on(live):
