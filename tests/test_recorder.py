@@ -172,7 +172,7 @@ def test_a_wrong_path_is_found_within_seconds(capture, tmp_path):
     """Sockets that are acked and stay silent are replaced, and the session says which streams were silent."""
 
     async def work() -> Recorder:
-        config = ExchangeConfig([capture], speed=1.0, start="now", faults=[Fault(0.0, "wrong_path", for_s=2.0)])
+        config = ExchangeConfig([capture], speed=1.0, start="now", faults=[Fault(0.0, "wrong_path", for_s=5.0)])
         async with Exchange(config) as exchange:
             journal = open_journal(tmp_path, "recorded", disk_reserve_bytes=0)
             limits = {"depth": 1.0, "best": 1.5, "trades": 1.5, "marks": 1.5}
@@ -180,7 +180,9 @@ def test_a_wrong_path_is_found_within_seconds(capture, tmp_path):
                 Options(endpoint_of(exchange), ["BTCUSDT"], silent_s=limits, watch_s=0.1, overlap_s=0.2), journal
             )
             task = asyncio.create_task(recorder.run())
-            await asyncio.sleep(4.5)
+            book, trades = recorder.watch.books["BTCUSDT"], recorder.watch.streams["btcusdt@trade"]
+            while not (book.synced and trades.frames or exchange.finished.is_set()):
+                await asyncio.sleep(0.05)
             recorder.stop()
             await task
             journal.close()
