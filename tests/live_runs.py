@@ -194,6 +194,12 @@ def acting(stage: Stage, live: Command) -> bool:
     return run is not None and (run / "log.jsonl").is_file() and "may act" in (run / "log.jsonl").read_text(encoding="utf-8")
 
 
+def status(live: Command) -> dict:
+    """Return the last status a live run printed, empty before the first."""
+    last = live.said().rpartition("\n")[2]
+    return json.loads(last) if last.startswith("{") and last.endswith("}") else {}
+
+
 def begun(stage: Stage) -> int:
     """Return how many decisions the gateway has begun to act on, in all runs of a data root."""
     return sum(entry["begin"] is not None for entry in intents(stage.data).values())
@@ -214,7 +220,7 @@ class Witness(threading.Thread):
     def __init__(self, stage: Stage, every_s: float = 0.1):
         super().__init__(daemon=True)
         self.stage, self.every_s = stage, every_s
-        self.seen: dict[int, Seen] = {}
+        self.seen: dict[tuple[int, int], Seen] = {}
         self.sent: list[dict] = []             # every order_send the terminal got, over its restarts
         self.wrong: list[str] = []
         self.books: list[dict] = []
@@ -239,11 +245,11 @@ class Witness(threading.Thread):
         self.books = books
         for book in books:
             for row in book["positions"]:
-                self._position(row)
+                self._position(book["login"], row)
         return True
 
-    def _position(self, row: dict) -> None:
-        known = self.seen.setdefault(row["identifier"], Seen(row["type"]))
+    def _position(self, login: int, row: dict) -> None:
+        known = self.seen.setdefault((login, row["identifier"]), Seen(row["type"]))       # accounts may give the same number
         name = f"position {row['identifier']}"
         if row["type"] != known.type:
             self.wrong.append(f"{name} was reversed")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from exchanges import beginning
-from live_runs import ACT, LIMITS, MAGIC, Stage, Witness, acting, begun, faults_of, orphans, wait_for
+from live_runs import ACT, LIMITS, MAGIC, Stage, Witness, acting, begun, faults_of, orphans, status, wait_for
 from replays import rewritten
 
 from engine.record.store import Session
@@ -45,7 +45,6 @@ def in_turn(stage: Stage, live, told: SimpleNamespace) -> None:
     time.sleep(1.0)                                                   # several readings of the account
     stage.by_hand(1, 0.2, position_id=told.by_hand)
     told.refused = stage.ask("switch", "whale=loud")[0], stage.ask("switch", "wale=act")[0]
-    told.while_shadow = Counter(entry["what"] for entry in entries(stage)) - before
     told.back = stage.ask("switch", "ladder=act")
     wait_for(lambda: sum(entry["what"] == "begin" for entry in entries(stage)) > before["begin"], 20, "the ladder acts again")
     told.killed = stage.ask("kill")[1]
@@ -78,7 +77,10 @@ def played(tmp_path_factory, realdata):
         told.bare.wait()
         assert stage.ask("kill", "--lift")[0] == 0
         witness.start()
-        told.shadow = stage.live("--mode", "shadow", "--seconds", "4").result(400)       # the first compile takes a minute
+        shadow = stage.live("--mode", "shadow")
+        wait_for(lambda: status(shadow).get("decisions", 0) > 3, 400, "it decides", shadow.said)       # the first compile takes a minute
+        shadow.end()
+        told.shadow = shadow.result()
         told.wrong = stage.live("--mode", "act", "--account", "5002", *LIMITS)
         told.wrong.wait()
         told.sent_before = len(stage.control("log"))
@@ -133,13 +135,16 @@ def test_every_decision_that_was_acted_on_has_one_outcome_even_at_the_end(played
 def test_switches_are_recorded_with_their_reason_and_rolled_back(played):
     assert played.shadowed[1]["answers"] == [{"ok": True, "said": "ladder: act -> shadow"}]
     assert played.back[1]["answers"] == [{"ok": True, "said": "ladder: shadow -> act"}]
-    assert played.refused == (2, 1) and played.while_shadow["begin"] <= 1      # one may have been on its way
-    found = [(row["rule"], row["was"], row["mode"], row["reason"]) for row in rows(played.stage, played.act["session"], "switches")]
+    assert played.refused == (2, 1)
+    switches = rows(played.stage, played.act["session"], "switches")
+    found = [(row["rule"], row["was"], row["mode"], row["reason"]) for row in switches]
     assert found[:2] == [(rule, "shadow", "act", "the feeds are well") for rule in ("follower", "ladder")]
     assert found[2:4] == [("ladder", "act", "shadow", "by command"), ("ladder", "shadow", "act", "by command")]
     assert found[4:] == [(rule, "act", "shadow", "the run ends") for rule in ("follower", "ladder")]
-    decided = rows(played.stage, played.act["session"], "decisions")
-    assert [row for row in decided if row["result"] == "shadowed" and row["rule"] == "ladder"]
+    decided = [row for row in rows(played.stage, played.act["session"], "decisions") if row["rule"] == "ladder"]
+    between = [row["result"] for row in decided if switches[2]["seq"] < row["seq"] < switches[3]["seq"]]
+    assert between and set(between) == {"shadowed"}
+    assert [row for row in decided if row["seq"] > switches[3]["seq"] and row["result"] == "acted"]
 
 
 def test_the_kill_switch_stops_orders_and_is_lifted(played):
