@@ -141,7 +141,8 @@ def test_what_became_of_an_order(tmp_path, monkeypatch, state, reason, expected)
 
 def test_decisions_acted_on_are_not_pushed_out_by_others(live):
     feed(live, market())
-    other = next(row for row, _ in live.alarms.decisions.values() if row["result"] != R.ACTED)
+    other = next(row for row, _ in live.alarms.decisions.values()).copy()
+    other["result"] = R.ALERTED
     live.alarms.told("decision", other, live.loop)
     acted = [each for each in status_of(live)["last_decisions"] if each["result"] == "acted"]
     assert acted and status_of(live)["last_decisions"][-1]["result"] != "acted"
