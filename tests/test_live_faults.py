@@ -15,13 +15,21 @@ import pytest
 from exchanges import beginning
 from live_runs import ACT, Stage, Witness, acting, begun, faults_of, intents, orphans, run_of, wait_for, worker_of
 
-from engine.errors import SourceFailed
+from engine.errors import BadInput, SourceFailed
+from engine.gateway.client import DirectLink
+from engine.gateway.mt5_worker import Desk, Intents
+from engine.gateway.terminal_config import WallClock, build
 from engine.kernel.market import DECISION
 from engine.live.broker import Health, Quotes
 from engine.live.guard import Guard
+from engine.live.options import LiveOptions, Terminal
 from engine.live.session import LiveSession
+from engine.live.terminal import open_account
 from engine.live.verify import cut_off
+from engine.record.recorder import Options
 from engine.record.store import Session
+from engine.sources.binance import Endpoint
+from engine.sources.mt5 import Mt5Quotes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process under /proc")
 WIDE = {"symbol": "BTCUSD", "sl_bps": 500.0, "tp_bps": 900.0}
@@ -184,6 +192,36 @@ def test_a_run_with_a_duration_ends_as_by_ctrl_c(stage):
     assert {row["reason"] for row in table(stage, result, "switches")} == {"the feeds are well", "the run ends"}
     decided = [row["decision"] for row in table(stage, result, "decisions") if row["decision"]]
     assert decided and sorted(decided) == sorted(row["decision"] for row in table(stage, result, "orders"))
+
+
+def direct(*faults: dict) -> DirectLink:
+    """Return a link to a simulated terminal in this process, with a script of faults."""
+    terminal = build({"symbols": [{"name": "BTCUSD"}], "quotes": [["BTCUSD", 6_000_000, 6_000_100]], "faults": list(faults)})
+    link = DirectLink(Desk(terminal.module, Intents(None)))
+    assert link.restart()
+    return link
+
+
+@pytest.mark.parametrize("fault", [{"do": "restart"}, {"do": "failed", "code": -10000}, {"do": "lost"}])
+def test_a_call_that_says_no_because_the_link_is_broken_mends_the_link(fault):
+    link = direct(fault | {"call": "symbol_select"})
+    with pytest.raises(SourceFailed):
+        Mt5Quotes(link, ["BTCUSD"], WallClock())
+    assert Mt5Quotes(link, ["BTCUSD"], WallClock()).poll()
+
+
+@pytest.mark.parametrize("call", ["symbol_select", "symbol_info", "account_info"])
+@pytest.mark.parametrize("fault", [{"do": "restart"}, {"do": "failed", "code": -1}])
+def test_a_terminal_that_cannot_be_read_for_a_moment_is_asked_again(tmp_path, call, fault):
+    options = LiveOptions("shadow", Options(Endpoint("binance_usdm", "", ""), ["BTCUSDT"]), [], Terminal("simulated"), {"BTCUSDT": "BTCUSD"})
+    account = open_account(options, direct(fault | {"call": call}), WallClock(), tmp_path)
+    assert account.login == 5001 and list(account.instruments) == ["BTCUSD"]
+
+
+def test_a_symbol_the_terminal_does_not_have_is_said_at_once(tmp_path):
+    options = LiveOptions("shadow", Options(Endpoint("binance_usdm", "", ""), ["BTCUSDT"]), [], Terminal("simulated"), {"BTCUSDT": "BTCUSDm"})
+    with pytest.raises(BadInput, match="the terminal has no symbol BTCUSDm"):
+        open_account(options, direct(), WallClock(), tmp_path)
 
 
 def test_a_thread_that_ends_by_itself_ends_the_run():

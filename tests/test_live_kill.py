@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the worke
 VICTIMS = ("engine", "worker", "both", "terminal")
 SEEDS, SLOW_SEEDS, KILLS = (1, ), range(100, 103), 4
 FAST = ("--set", "ladder.every_ms=150", "--set", "follower.behind_bps=350")
-LINES = 12_000                 # of the capture, at half its speed 88 s
+LINES = 24_000                 # of the capture, at half its speed three minutes: a position may be in doubt for one
 RATES = {"latency": 0.003, "lost": 0.001, "disconnect": 0.0004, "restart": 0.0003, "failed": 0.0003, "unknown": 0.05, "placed": 0.05,
          "partial": 0.05, "retcode": 0.05}
 

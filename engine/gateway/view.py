@@ -8,6 +8,7 @@ from engine.gateway.server_clock import ServerClock
 from engine.gateway.symbols import masked
 
 OUT, INOUT, OUT_BY = 1, 2, 3
+SUCCESS, NOT_FOUND = 1, -4
 BROKEN = (-10000, -10001, -10002, -10003, -10004)
 
 
@@ -60,7 +61,7 @@ class Reader:
 
     def _result(self, name: str, reply: dict):
         result, error = reply.get("result"), reply.get("error", [0, reply.get("refused", "")])
-        if result is None:
+        if result is None or result is False and error[0] not in (SUCCESS, NOT_FOUND):     # a False may be a link that broke
             if error[0] in BROKEN:
                 self.link.restart()
             raise Unreadable(f"{name}: {error[1]} ({error[0]})")

@@ -13,6 +13,7 @@ from engine.live.options import LiveOptions, Terminal
 
 TRADE_MODES = {0: "demo", 1: "contest", 2: "real"}
 HEDGING = 2
+TRIES, TRY_S = 5, 1.0              # a terminal that starts or reconnects cannot be read for a moment
 
 
 @dataclass
@@ -36,27 +37,35 @@ def open_account(options: LiveOptions, link: WorkerLink, wall, data: Path) -> Ac
     if not link.restart():
         said = link.last_error() if hasattr(link, "last_error") else ""
         raise SourceFailed(f"the terminal {options.terminal.name} does not answer{said}; tapeguard doctor finds out why")
-    reader = Reader(link, wall, frozenset())
-    try:
-        account = reader.call("account_info")
-        if options.account is not None and account["login"] != options.account:
-            raise BadInput(f"account {masked(account['login'])} is logged in, not the {masked(options.account)} you typed; log in to "
-                           "the right one in the terminal, or type the other number")
-        stored = load_map(data, account["server"], account["login"])
-        specs, instruments = {}, {}
-        for symbol in options.recording.symbols:
-            name = options.broker_symbols.get(symbol) or (stored[symbol].broker_symbol if symbol in stored else "")
-            if not name:
-                raise BadInput(f"{symbol} leads no broker symbol yet; tapeguard doctor {symbol} proposes some, and --map {symbol}=NAME "
-                               "confirms one")
-            spec = _spec(reader, name)
-            if symbol in options.broker_symbols:
-                store_map(data, map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
-            elif changed := check_map(stored[symbol], spec):
-                raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
-            specs[name], instruments[name] = spec, instrument_of(spec, symbol)
-    except Unreadable as unreadable:
-        raise SourceFailed(f"the terminal cannot be read: {unreadable}; tapeguard doctor finds out why") from None
+    for left in reversed(range(TRIES)):
+        try:
+            return _account(options, Reader(link, wall, frozenset()), wall, data)
+        except Unreadable as unreadable:
+            if not left:
+                raise SourceFailed(f"the terminal cannot be read: {unreadable}; tapeguard doctor finds out why") from None
+        wall.sleep_s(TRY_S)
+    raise AssertionError("the last try returns or raises")
+
+
+def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
+    """Read the account and its symbols; raise Unreadable where that may pass."""
+    account = reader.call("account_info")
+    if options.account is not None and account["login"] != options.account:
+        raise BadInput(f"account {masked(account['login'])} is logged in, not the {masked(options.account)} you typed; log in to "
+                       "the right one in the terminal, or type the other number")
+    stored = load_map(data, account["server"], account["login"])
+    specs, instruments = {}, {}
+    for symbol in options.recording.symbols:
+        name = options.broker_symbols.get(symbol) or (stored[symbol].broker_symbol if symbol in stored else "")
+        if not name:
+            raise BadInput(f"{symbol} leads no broker symbol yet; tapeguard doctor {symbol} proposes some, and --map {symbol}=NAME "
+                           "confirms one")
+        spec = _spec(reader, name)
+        if symbol in options.broker_symbols:
+            store_map(data, map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
+        elif changed := check_map(stored[symbol], spec):
+            raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
+        specs[name], instruments[name] = spec, instrument_of(spec, symbol)
     shown = {"login": masked(account["login"]), "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
              "margin": "hedging" if account["margin_mode"] == HEDGING else "netting"}
@@ -64,9 +73,6 @@ def open_account(options: LiveOptions, link: WorkerLink, wall, data: Path) -> Ac
 
 
 def _spec(reader: Reader, name: str) -> dict:
-    try:
-        if not reader.call("symbol_select", name, True):
-            raise Unreadable("cannot be selected")
-        return reader.call("symbol_info", name)
-    except Unreadable as unreadable:
-        raise BadInput(f"the terminal has no symbol {name} ({unreadable}); tapeguard doctor lists what it has") from None
+    if not reader.call("symbol_select", name, True):
+        raise BadInput(f"the terminal has no symbol {name}; tapeguard doctor lists what it has")
+    return reader.call("symbol_info", name)
