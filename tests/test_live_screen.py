@@ -186,8 +186,8 @@ def test_the_columns_stay_where_they_are(live):
     heads = []
     for change in (0.01, 1e3):
         for position in status["positions"]:
-            position.update(ticket=4_294_967_295, entry=1.2 * change, price=60_000.0, stop=None, gain=-99_999.99 * change, age_s=3e5 * change,
-                            gain_r=change)
+            position.update(ticket=4_294_967_295, entry=1.2 * change, price=60_000.0, stop=None, gain=-99_999.99 * change,
+                            age_s=3e5 * change, gain_r=change)
         lines = [line.plain for line in Screen(status).lines(60)]
         table = next(n for n, line in enumerate(lines) if line.startswith("ticket"))
         heads.append(lines[table])
@@ -217,8 +217,9 @@ def test_looking_changes_nothing(live, tmp_path):
     """A rule's own file may try to write in `nearness`, or fail: the kernel's arrays stay as they are."""
     (tmp_path / "rules").mkdir()
     (tmp_path / "rules" / "own.py").write_text(NEAR.replace("    return -position.side * market.imbalance_10s / params.limit\n",
-                                                            "    state.flow = state.flow + 1.0\n    if market.mid_ok == 1 and market.seq > 5:\n"
-                                                            "        raise ValueError\n    return 0.0\n"), encoding="utf-8")
+                                                            "    state.flow = state.flow + 1.0\n    if market.mid_ok == 1 and "
+                                                            "market.seq > 5:\n        raise ValueError\n    return 0.0\n"),
+                                               encoding="utf-8")
     with live_run(tmp_path / "two", rules_dir=tmp_path / "rules", rules="all") as mine:
         feed(mine, market())
         before = {name: array.copy() for name, array in mine.loop.run.arrays.items()}

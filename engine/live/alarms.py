@@ -112,7 +112,8 @@ class Alarms:
         problem, now_s = trouble(live.health), clock.monotonic_s()
         self._problem_s = None if not problem else now_s if self._problem_s is None else self._problem_s
         lasts = self._problem_s is not None and now_s - self._problem_s > PROBLEM_S
-        self._lasting("broker", lasts, f"the broker cannot be reached: {problem}; the broker-side stops stay", "the broker is reached again")
+        self._lasting("broker", lasts, f"the broker cannot be reached: {problem}; the broker-side stops stay",
+                      "the broker is reached again")
         journal = live.recorder.journal
         free = shutil.disk_usage(journal.folder).free
         self._lasting("disk", free < 2 * journal.disk_reserve_bytes,

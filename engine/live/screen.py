@@ -196,8 +196,8 @@ def _feeds(status: dict) -> list[Text]:
         book = recorder["books"].get(name.partition("@")[0].upper()) if "@depth" in name else None
         state = stream["state"] if stream["state"] != "ok" or book is None else f"book {book}"
         wanted = any(part in name for part in FOLDED)
-        lines.append(_line((name, 24, "<", ""), (f"{stream['per_s']:,.1f}/s", 10, ">", ""), (_number(stream["age_s"], ".1f", " s"), 9, ">", ""),
-                           (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
+        lines.append(_line((name, 24, "<", ""), (f"{stream['per_s']:,.1f}/s", 10, ">", ""),
+                           (_number(stream["age_s"], ".1f", " s"), 9, ">", ""), (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
                            (state, 22, "<", "green" if state in ("ok", "book synced") else "bold yellow" if wanted else "dim")))
     for symbol, age_s in status["quote_age_s"].items():
         text, style = _basis(status["basis"].get(symbol))
