@@ -197,7 +197,8 @@ def _feeds(status: dict) -> list[Text]:
         state = stream["state"] if stream["state"] != "ok" or book is None else f"book {book}"
         wanted = any(part in name for part in FOLDED)
         lines.append(_line((name, 24, "<", ""), (f"{stream['per_s']:,.1f}/s", 10, ">", ""),
-                           (_number(stream["age_s"], ".1f", " s"), 9, ">", ""), (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
+                           (_number(stream["age_s"], ".1f", " s"), 9, ">", ""),
+                           (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
                            (state, 22, "<", "green" if state in ("ok", "book synced") else "bold yellow" if wanted else "dim")))
     for symbol, age_s in status["quote_age_s"].items():
         text, style = _basis(status["basis"].get(symbol))
