@@ -104,6 +104,24 @@ def order(row, position, setting, r, action, stop_ticks, share):
 
 
 @compiled
+def take_refusal(row, position, latches, k):
+    """Let the rule of a refused order ask again later: its vote counts as not acted on."""
+    position.refused = position.order
+    position.refused_ns = row.recv_ns
+    if position.order_rule >= 0:
+        latches[0, k, position.order_rule, DONE] = 0
+        latches[0, k, position.order_rule, ACTED_ON] = 0
+
+
+@compiled
+def fold_switch(row, modes):
+    """Give a rule another mode, in every variant."""
+    if 0 <= row.id < modes.shape[1]:
+        for v in range(modes.shape[0]):
+            modes[v, row.id] = row.code
+
+
+@compiled
 def verdict(row, position, setting, action):
     """Return what happens to the winning vote now."""
     if position.order != HOLD:

@@ -2,7 +2,19 @@
 
 import numba
 
-from .arbitration import ACTED_ON, DONE, LOGGED, choose, is_news, note_vote, order, result_of, verdict, write
+from .arbitration import (
+    ACTED_ON,
+    DONE,
+    LOGGED,
+    choose,
+    fold_switch,
+    is_news,
+    note_vote,
+    order,
+    result_of,
+    verdict,
+    write,
+)
 from .book import fold_diff, fold_snapshot
 from .compiled import compiled
 from .depth import lose_book, refresh_depth
@@ -214,6 +226,23 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
                 latches[v, k, r, ACTED_ON] = occasions[r]
 
 
+@compiled
+def is_market(row, core):
+    """Tell whether a print is a market trade; the id of one that is none is no hole either."""
+    if row.bits & NOT_MARKET == 0:
+        return True
+    if row.id == core.last_trade_id + 1:
+        core.last_trade_id = row.id
+    return False
+
+
+@compiled
+def room(positions, actions, decisions, fills):
+    """Return how many decisions and fills may stand in the outputs so that one more event surely fits."""
+    per_event = positions.shape[0] * positions.shape[1]
+    return decisions.shape[0] - per_event * actions.shape[0], fills.shape[0] - 2 * per_event - positions.shape[0]
+
+
 @numba.njit(cache=True, error_model="numpy", _nrt=False)
 def run(events, start, stop, market, core, constants, ladders, levels, pending, windows, slots, slot, running, sweeps, sweep_counts,
         samples, basis, ordered, bins, usual, history, below, medians, scratch, positions, active, active_count, states, defaults, params,
@@ -222,9 +251,7 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
 
     counts[0] decisions and counts[1] fills have been written when it returns; the caller drains them and resumes.
     """
-    per_event = positions.shape[0] * positions.shape[1]
-    most_decisions = decisions.shape[0] - per_event * actions.shape[0]
-    most_fills = fills.shape[0] - 2 * per_event - positions.shape[0]
+    most_decisions, most_fills = room(positions, actions, decisions, fills)
     for n in range(start, stop):
         if counts[0] > most_decisions or counts[1] > most_fills:
             return n
@@ -249,9 +276,7 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                        occasions, stops, shares, decisions, counts)
             continue
         if kind == SWITCH:
-            if 0 <= row.id < modes.shape[1]:
-                for v in range(modes.shape[0]):
-                    modes[v, row.id] = row.code
+            fold_switch(row, modes)
             continue
         view = market[s]
         hub = core[s]
@@ -267,9 +292,7 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
             if kind == BEST:
                 fold_best(row, view, hub, slot, windows, slots)
             elif kind == TRADE:
-                if row.bits & NOT_MARKET:
-                    if row.id == hub.last_trade_id + 1:
-                        hub.last_trade_id = row.id     # no trade, yet its id is no hole either
+                if not is_market(row, hub):
                     continue
                 fold_trade(row, view, hub, constants[s], slot, running, sweeps, sweep_counts)
                 refresh_flow(view, windows, slot, hub, s)

@@ -2,7 +2,7 @@
 
 import math
 
-from .arbitration import ACTED_ON, DONE
+from .arbitration import take_refusal
 from .compiled import compiled
 from .records import (
     CLOSE,
@@ -367,16 +367,6 @@ def settle(row, v, positions, active, active_count, i, settings, fills, counts):
     if position.order != HOLD and row.recv_ns >= position.order_due_ns:
         return fill_order(row, v, positions, active, active_count, i, settings, fills, counts)
     return False
-
-
-@compiled
-def take_refusal(row, position, latches, k):
-    """Let the rule of a refused order ask again later: its vote counts as not acted on."""
-    position.refused = position.order
-    position.refused_ns = row.recv_ns
-    if position.order_rule >= 0:
-        latches[0, k, position.order_rule, DONE] = 0
-        latches[0, k, position.order_rule, ACTED_ON] = 0
 
 
 @compiled
