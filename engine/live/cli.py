@@ -26,8 +26,12 @@ def live(args: argparse.Namespace, show) -> int:
 
         from engine.live.screen import live_screen
         from engine.screen import STDERR
-        with Live(console=STDERR, refresh_per_second=4, screen=args.full_screen) as screen:
-            result = session.run(throttled(lambda live: screen.update(live_screen(live)), 0.25))
+        with Live(console=STDERR, refresh_per_second=2, screen=args.full_screen) as screen:
+            def draw(run) -> None:
+                screen.update(live_screen(run))
+                if run.alarms.ring():
+                    screen.console.bell()
+            result = session.run(throttled(draw, 0.5))
     if args.json:
         print(json.dumps(result, allow_nan=False))
     else:
@@ -65,11 +69,14 @@ def options_of(args: argparse.Namespace):
     from engine.cli import pairs
     from engine.gateway.orders import Limits
     from engine.live.options import LiveOptions, Terminal
+    from engine.live.webhook import check_webhook
     from engine.record.recorder import Options
     from engine.rules import choose, find_rules
     from engine.run import Settings
     from engine.sources.binance import LIVE, Endpoint
 
+    if args.webhook:
+        check_webhook(args.webhook)
     base = LIVE[args.venue]
     symbols = [symbol.upper() for symbol in args.symbols]
     names = pairs(args.map, "--map")

@@ -216,6 +216,7 @@ class LiveSession:
                 raise SourceFailed(f"{self.health.ended}; the broker-side stops stay, start the run again")
         if self.options.mode != "record":
             self._guard()
+        self.alarms.look(self)
         for path, command in commands.take(self.folder):
             commands.answer(path, self._obey(command))
 
@@ -226,7 +227,7 @@ class LiveSession:
             for rule in self.held:
                 self._switch(rule, "shadow", f"held: {found}")
             if self.held:
-                self._alarm(f"{', '.join(self.held)} held: {found}; the broker-side stops stay")
+                self._alarm(f"{len(self.held)} rules held: {found}; the broker-side stops stay ({', '.join(self.held)})")
         elif found == "":
             for rule, mode in self.held.items():
                 self._switch(rule, mode, "the feeds are well")
@@ -272,6 +273,7 @@ class LiveSession:
         with self.counting:
             self.waiting -= 1
         self.recorder.take(self.broker_source, kind, payload)
+        self.alarms.frame(kind, payload, self.loop)
 
     def _act(self, exit) -> None:
         self.trader.submit(exit)
