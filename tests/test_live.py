@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,11 @@ def entries(stage: Stage) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def seen(live) -> set[int]:
+    """Return the positions the run knows of."""
+    return {row["ticket"] for row in status(live).get("positions", [])}
+
+
 def in_turn(stage: Stage, live, told: SimpleNamespace) -> None:
     """Do by hand and by command what a trader does while a run acts."""
     wait_for(lambda: acting(stage, live) and begun(stage) >= 2, 120, "the rules act", live.said)
@@ -42,7 +46,7 @@ def in_turn(stage: Stage, live, told: SimpleNamespace) -> None:
     before = Counter(entry["what"] for entry in entries(stage))
     stage.by_hand(0, 0.5, **WIDE)
     told.by_hand = max(row["identifier"] for row in stage.control("state")[0]["positions"])
-    time.sleep(1.0)                                                   # several readings of the account
+    wait_for(lambda: told.by_hand in seen(live), 20, "the account is read")
     stage.by_hand(1, 0.2, position_id=told.by_hand)
     told.refused = stage.ask("switch", "whale=loud")[0], stage.ask("switch", "wale=act")[0]
     told.back = stage.ask("switch", "ladder=act")
@@ -54,8 +58,9 @@ def in_turn(stage: Stage, live, told: SimpleNamespace) -> None:
     wait_for(lambda: any("kill switch" in entry.get("outcome", {}).get("reason", "") for entry in entries(stage)), 20,
              "an order is refused because of the kill switch")
     told.sent_while_killed = len(stage.control("log")) - told.sent
+    wait_for(lambda: told.gone in seen(live), 20, "the account is read")
     stage.by_hand(0, 0.4, position_id=told.gone)
-    time.sleep(1.0)
+    wait_for(lambda: told.gone not in seen(live), 20, "the account is read again")
     told.lifted = stage.ask("kill", "--lift")[1]
     stage.by_hand(0, 0.3, **WIDE)
     wait_for(lambda: len(stage.control("log")) > told.sent, 20, "orders are sent again")
