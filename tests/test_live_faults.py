@@ -104,12 +104,14 @@ def test_positions_of_an_account_that_was_switched_under_it_are_never_believed(s
     witness.start()
     live = stage.live(*ACT, *FAST, "--max-quote-age-s", "60")
     wait_for(lambda: acting(stage, live) and begun(stage) > 1, 120, "it acts", live.said)
-    stage.control("fault", {"do": "account", "login": 5002, "call": "positions_get"})      # in the middle of a reading
-    time.sleep(0.5)
-    stage.by_hand(0, 0.77, sl_bps=500.0)                              # on the other account
-    time.sleep(2.0)
+    assert stage.ask("kill")[0] == 0                                  # then only the readings of the account ask for positions
+    for login, call in ((5002, "account_info"), (5001, "account_info"), (5002, "positions_get"), (5001, "account_info")):
+        stage.control("fault", {"do": "account", "login": login, "call": call})      # the third in the middle of a reading
+        time.sleep(2.0)
+        if (login, call) == (5002, "account_info"):
+            stage.by_hand(0, 0.77, sl_bps=500.0)
+    assert stage.ask("kill", "--lift")[0] == 0
     others = [row["volume"] for book in stage.control("state") if book["login"] == 5002 for row in book["positions"]]
-    stage.control("fault", {"do": "account", "login": 5001, "call": "account_info"})
     before = begun(stage)
     time.sleep(2.0)
     stage.by_hand(1, 0.5, sl_bps=500.0)
