@@ -41,10 +41,10 @@ def wait_for(found, seconds: float, what: str, more=str):
 class Command:
     """One `tapeguard` process of its own; what it prints goes to files."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str, piped: bool = False):
+    def __init__(self, folder: Path, name: str, *arguments: str, piped: bool = False, program: tuple[str, ...] = ("-m", "engine.cli")):
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
-            self.process = subprocess.Popen([sys.executable, "-m", "engine.cli", *arguments], stdout=out, cwd=Path(__file__).parents[1],
+            self.process = subprocess.Popen([sys.executable, *program, *arguments], stdout=out, cwd=Path(__file__).parents[1],
                                             stderr=subprocess.PIPE if piped else err)
 
     @property

@@ -185,6 +185,23 @@ def test_a_screen_whose_reader_is_gone_does_not_end_the_run(stage):
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_a_run_well_where_a_loop_takes_no_signals(stage):
+    """As on Windows, where it cancels the run instead."""
+    deaf = ("import asyncio.unix_events, sys\n"
+            "def refused(*arguments): raise NotImplementedError\n"
+            "asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = refused\n"
+            "from engine.cli import main\n"
+            "sys.exit(main(sys.argv[1:]))")
+    live = stage.live(*ACT, *FAST, program=("-c", deaf))
+    wait_for(lambda: acting(stage, live) and begun(stage), 200, "the rules act", live.said)
+    live.process.send_signal(signal.SIGINT)
+    result = live.result(200)
+    assert result["verify"]["identical"] and json.loads((Path(result["path"]) / "live.json").read_text())["state"] == "ended"
+    decided = [row["decision"] for row in table(stage, result, "decisions") if row["decision"]]
+    assert decided and sorted(decided) == sorted(row["decision"] for row in table(stage, result, "orders"))
+
+
+@pytest.mark.slow
 def test_a_run_with_a_duration_ends_as_by_ctrl_c(stage):
     for _ in range(40):
         stage.control("fault", {"do": "latency", "ms": 300, "after_ms": 300})      # so that an order is always on its way

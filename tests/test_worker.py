@@ -85,6 +85,23 @@ def test_kill_9_and_back(link):
     assert link.restart() and link.ask(closing(ticket, "c/1"))["cached"] and position(link)["volume"] == 0.6
 
 
+def test_a_worker_that_hangs_after_its_engine_died_is_ended_by_the_next_start(tmp_path):
+    terminal = configured(tmp_path, faults=[{"do": "block", "call": "positions_get"}])
+    first = WorkerLink(tmp_path / "sent.jsonl", terminal=terminal)
+    assert first.restart()
+    first.socket.sendall(b'{"id": 9, "call": "positions_get"}\n')
+    first.socket.close()                   # as when the engine is killed: the worker does not notice in its call
+    orphan, second = first.process, WorkerLink(tmp_path / "sent.jsonl", terminal=configured(tmp_path))
+    try:
+        assert second.restart() and position(second)["volume"] == 1.0
+        assert orphan.wait(5) != 0
+    finally:
+        orphan.kill()
+        orphan.wait()
+        orphan.stdout.close()
+        second.stop()
+
+
 def test_the_token_is_needed_and_stands_nowhere(tmp_path):
     token = "t" * 40
     run = subprocess.Popen([sys.executable, str(SOURCE), "--terminal", configured(tmp_path), "--intents", str(tmp_path / "sent"), "--stay"],

@@ -1,9 +1,11 @@
 """The other end of the worker: starts it, asks it, and kills and restarts one that hangs, from outside."""
 
+import contextlib
 import json
 import os
 import secrets
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from engine.errors import SourceFailed
 from engine.gateway import mt5_worker
 
 START_S = 30.0
+ORPHAN_S = 3.0                     # a worker whose engine is gone ends within its call
 CONNECT_S = 90.0                   # the module itself waits 60 s for a terminal it starts
 
 
@@ -69,14 +72,31 @@ class WorkerLink:
         token = secrets.token_hex(32)
         command = [*self.command, str(Path(mt5_worker.__file__)), "--terminal", self.terminal, "--intents", str(self.intents)]
         own = {name: value for name, value in os.environ.items() if name != "TAPEGUARD_WORKER_TOKEN"}      # it has one of its own
+        self._end_orphan()
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own)
+            self._pid_file.write_text(str(self.process.pid), encoding="ascii")
             self.process.stdin.write(token.encode() + b"\n")
             self.process.stdin.close()
             return json.loads(self._first_line())["port"], token
         except (OSError, ValueError, KeyError):
             self.stop()
             raise SourceFailed(f"the worker did not start with {' '.join(self.command)}; see what it printed above") from None
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.intents.with_name(f"{self.intents.name}.pid")
+
+    def _end_orphan(self) -> None:
+        """End a worker that a killed engine left and that hangs in the terminal; one that is about to end gets the time for it."""
+        for _ in range(round(ORPHAN_S / 0.1)):
+            with open(f"{self.intents}.lock", "ab") as lock, contextlib.suppress(OSError):
+                mt5_worker.hold(lock)
+                return
+            clock.sleep_s(0.1)
+        with contextlib.suppress(OSError, ValueError):
+            # whoever holds the lock is the worker started last: no other process can have its number
+            os.kill(int(self._pid_file.read_text(encoding="ascii")), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
 
     def _first_line(self) -> bytes:
         """Read the line in which the worker says its port, for no longer than it may take to start."""

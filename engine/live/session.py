@@ -152,7 +152,8 @@ class LiveSession:
                            back_s=self.options.hold_back_s)
         recording = asyncio.create_task(self.recorder.run())
         steering = asyncio.create_task(self._steer(show))
-        await asyncio.wait({recording, steering}, return_when=asyncio.FIRST_COMPLETED)
+        with contextlib.suppress(asyncio.CancelledError):      # Ctrl-C where a loop takes no signals
+            await asyncio.wait({recording, steering}, return_when=asyncio.FIRST_COMPLETED)
         steering.cancel()
         try:
             await self._wind_down()
