@@ -167,6 +167,8 @@ class Stage:
     def proven(self, folder: Path) -> None:
         """Take the proof of parity that a shadow run of another data root left."""
         shutil.copytree(folder, self.data / "runs" / folder.name)
+        (self.data / "live").mkdir()
+        shutil.copy(folder.parents[1] / "live" / "salt", self.data / "live" / "salt")
 
     def by_hand(self, side: int, lots: float, **more) -> None:
         """Trade by hand in the terminal."""

@@ -7,6 +7,7 @@ from engine.errors import BadInput
 from engine.live.commands import kill_file
 from engine.live.options import LiveOptions
 from engine.live.terminal import Account
+from engine.rules import Choice, params_dict
 from engine.runlog import runs_folder
 
 REQUIRED = ("actions_per_minute", "actions_per_day", "max_share")
@@ -21,9 +22,9 @@ def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> No
     absent = [name.replace("_", "-") for name in REQUIRED if name not in options.limits_set]
     if absent:
         missing.append(f"these limits are not set: --{', --'.join(absent)}")
-    if proof(account.shown, kernel, set(account.instruments), data) is None:
-        missing.append(f"no shadow run of this account with these very rules was verified; run tapeguard live --mode shadow on "
-                       f"{account.shown['login']} for a while, then tapeguard verify RUN")
+    if proof(options, account, kernel, data) is None:
+        missing.append(f"no shadow run of account {account.shown['login']} with these very rules and parameters was verified; run tapeguard "
+                       "live --mode shadow for a while, then tapeguard verify")
     if kill_file(data).exists():
         missing.append(f"the kill switch is on; tapeguard kill --lift takes {kill_file(data)} away")
     if not any(choice.mode == "act" for choice in options.choices):
@@ -32,15 +33,21 @@ def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> No
         raise BadInput("act is refused: " + "; ".join(missing))
 
 
-def proof(account: dict, kernel: str, symbols: set[str], data: Path) -> str | None:
-    """Return the run that proves the parity of this kernel on this account, None where there is none."""
+def proof(options: LiveOptions, account: Account, kernel: str, data: Path) -> str | None:
+    """Return the run that proves the parity of this kernel with these parameters on this account, None where there is none."""
     for path in sorted(runs_folder(data).glob("*/verify.json"), reverse=True):
         try:
             live, found = (json.loads((path.parent / name).read_text(encoding="utf-8")) for name in ("live.json", "verify.json"))
-        except (OSError, ValueError):
+            proven = found["identical"] is True and live["mode"] in PROVING and live["kernel"] == kernel
+            same = live["account"]["id"] == account.shown["id"] and set(account.instruments) <= set(live["limits"]["symbols"])
+            if proven and same and all(_decided(live["rules"], choice) for choice in options.choices if choice.mode == "act"):
+                return live["run"]
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        same = all(live.get("account", {}).get(key) == account[key] for key in ("login", "server"))
-        if same and live.get("mode") in PROVING and live.get("kernel") == kernel and found.get("identical") is True \
-                and symbols <= set(live.get("limits", {}).get("symbols", ())):
-            return live["run"]
     return None
+
+
+def _decided(rules: dict, choice: Choice) -> bool:
+    """Tell whether a rule that is to act was asked in the run that proves it, with the same parameters."""
+    entry = rules[choice.rule.name]
+    return entry["wanted"] in ("shadow", "act") and entry["params"] == params_dict(choice)

@@ -72,16 +72,17 @@ class LiveSession:
         home = self.data / "live"
         home.mkdir(parents=True, exist_ok=True)
         with hold(home):
-            finish_left(self.data, self.options.keep, self.say)
             self.say("reaching the terminal")
             self.link = worker(self.options.terminal, home / "sent.jsonl")
             self.quotes_link = worker(self.options.terminal, home / "quotes.jsonl")
             try:
                 self.account = open_account(self.options, self.link, self.wall, self.data)
-                return self._run(home, show)
+                result = self._run(home, show)
             finally:
                 self.link.stop()
                 self.quotes_link.stop()
+            finish_left(self.data, self.options.keep, self.say)        # last: open positions do not wait for old recordings
+            return result
 
     def _run(self, home: Path, show) -> dict:
         options, account = self.options, self.account
@@ -327,9 +328,11 @@ def finish_left(data: Path, keep: str, say: Callable[[str], None]) -> list[dict]
     done = []
     for path in sorted(runs_folder(data).glob("live-*/live.json")):
         live = json.loads(path.read_text(encoding="utf-8"))
-        if live["state"] != "running":
+        began, running = "instruments" in live, live["state"] == "running"
+        if (path.parent / "verify.json").exists() or not (began or running):
             continue
-        write_text_atomic(path, json.dumps({**live, "state": "killed"}, indent=1) + "\n")
+        if running:
+            write_text_atomic(path, json.dumps({**live, "state": "killed"}, indent=1) + "\n")
         try:
             found = verify(path.parent, data)
             done.append(found)

@@ -1,5 +1,9 @@
 """The terminal a live run acts on: reached, its account held against what was typed, its symbols against what was confirmed."""
 
+import contextlib
+import hashlib
+import os
+import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +39,7 @@ def worker(terminal: Terminal, intents: Path) -> WorkerLink:
 def open_account(options: LiveOptions, link: WorkerLink, wall, data: Path) -> Account:
     """Connect and look: which account it is, and which of its symbols are led by the venue's; raise where anything is amiss."""
     if not link.restart():
-        said = link.last_error() if hasattr(link, "last_error") else ""
-        raise SourceFailed(f"the terminal {options.terminal.name} does not answer{said}; tapeguard doctor finds out why")
+        raise SourceFailed(f"the terminal {options.terminal.name} does not answer; tapeguard doctor finds out why")
     for left in reversed(range(TRIES)):
         try:
             return _account(options, Reader(link, wall, frozenset()), wall, data)
@@ -66,10 +69,24 @@ def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
         elif changed := check_map(stored[symbol], spec):
             raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
         specs[name], instruments[name] = spec, instrument_of(spec, symbol)
-    shown = {"login": masked(account["login"]), "server": account["server"], "currency": account["currency"],
+    shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]), "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
              "margin": "hedging" if account["margin_mode"] == HEDGING else "netting"}
     return Account(account["login"], shown, instruments, specs)
+
+
+def fingerprint(data: Path, server: str, login: int) -> str:
+    """Return what tells an account from any other under this data root, and tells nobody else its number."""
+    path = data / "live" / "salt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError), open(path, "x", encoding="ascii", opener=_private) as file:
+        file.write(secrets.token_hex(32))
+    salt = path.read_text(encoding="ascii")
+    return hashlib.sha256(f"{salt}|{server}|{login}".encode()).hexdigest()[:16]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _spec(reader: Reader, name: str) -> dict:

@@ -15,6 +15,8 @@ from engine.live.effects import effects
 from engine.live.loop import NO_TICK, SLOTS
 from engine.live.runfiles import write_run_files
 from engine.positions import Desk, open_desk
+from engine.record.convert import convert
+from engine.record.journal import recording_folder
 from engine.record.own import decision_record
 from engine.record.store import Session, sessions_folder, write_text_atomic
 from engine.rules import Choice, choose, find_rules
@@ -63,9 +65,10 @@ def open_run(folder: Path, data: Path) -> LiveRun:
     if "instruments" not in live:
         raise BadInput(f"live run {folder.name} ended before the venue's step sizes were known; there is nothing to verify")
     session = sessions_folder(data) / live["session"]
+    if not session.exists() and recording_folder(data, live["session"]).is_dir():
+        convert(recording_folder(data, live["session"]), data)         # it was killed, or still runs: then this refuses
     if not (session / "manifest.json").is_file():
-        raise BadInput(f"session {live['session']} of live run {folder.name} is not there; if it was killed, the next tapeguard record or "
-                       "live makes it from the journal")
+        raise BadInput(f"session {live['session']} of live run {folder.name} is not there; put it back under {session.parent}")
     return LiveRun(folder, live, Session(session))
 
 
