@@ -38,7 +38,7 @@ class Rig:
         self.book = Book([Spec("BTCUSD", commission_per_lot=7.0, **spec)], mode=mode)
         self.terminal = SimulatedTerminal([self.book, Book([Spec("BTCUSD")], login=6001)], self.clock, faults=Faults(script or []),
                                           feed=self._quotes())
-        self.price, self.alarms, self.sent = 6_000_000, [], Intents(None)
+        self.price, self.spread, self.alarms, self.sent = 6_000_000, 100, [], Intents(None)
         self.link = DirectLink(Desk(self.terminal.module, self.sent))
         self.link.restart()
         self.held = self.book.by_hand("BTCUSD", side, 1.0, sl=sl, tp=tp)
@@ -52,7 +52,7 @@ class Rig:
     def _quotes(self):
         now_ns = self.clock.now_ns()
         for i in range(10**6):
-            yield now_ns + i * 10**8, "BTCUSD", self.price, self.price + 100
+            yield now_ns + i * 10**8, "BTCUSD", self.price, self.price + self.spread
 
     def ask(self, action: int, decision: str = "d1", **more) -> Exit:
         return Exit(decision, action, self.held.identifier, "BTCUSD", 1 if self.held.type == 0 else -1, **more)
@@ -213,6 +213,21 @@ def test_the_rest_of_a_partial_fill_is_sent():
     rig = Rig([{"do": "partial", "share": 0.5}, {"do": "partial", "share": 0.5}])
     done = rig.act(k.PARTIAL, volume_left=20)
     assert done.state == "done" and [request["volume"] for request in rig.requests] == [0.8, 0.4, 0.2] and done.lots_closed == 0.8
+
+
+def test_a_reduction_that_filled_in_part_and_fails_then_tells_what_is_left():
+    rig = Rig([{"do": "partial", "share": 0.6}])
+    ask = rig.link.ask
+
+    def widen(message, timeout_s=None):
+        reply = ask(message)
+        if message["call"] == "order_send":
+            rig.spread = 100_000
+        return reply
+    rig.link.ask = widen
+    done = rig.act(k.PARTIAL, volume_left=50)
+    assert (done.state, done.code, done.lots_left, done.lots_closed) == ("failed", k.RULE_REDUCED, 0.7, 0.3)
+    assert "spread" in done.reason and done.retcodes == [10010] and rig.left == 0.7 and rig.alarms
 
 
 def test_a_volume_over_the_symbol_s_largest_goes_in_parts():

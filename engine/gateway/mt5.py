@@ -55,7 +55,13 @@ class Work:
     filling: int = 0                                       # index into the symbol's modes
     resends: int = 0
     first: View | None = None
+    last: View | None = None                               # the newest look since the first request
     reason: str = ""
+
+    def keep(self, view: View | None) -> None:
+        """Remember what a look after the first request showed; one that shows no position may be a look too early."""
+        if self.sends and view is not None and view.position is not None:
+            self.last = view
 
 
 class End(Exception):
@@ -160,6 +166,7 @@ class Gateway:
                     break
                 yield LOOK_AGAIN_S
                 continue
+            work.keep(view)
             age_s = self.ages.age_s(exit.symbol, view.tick, view.at_ns)
             if view.position is None:
                 reason = f"position {exit.identifier} is not there"
@@ -283,6 +290,7 @@ class Gateway:
                 found, seen = step
             else:
                 yield step
+        work.keep(seen)
         if found == REACHED:
             own = work.exit.action == TIGHTEN or any(row["magic"] == self.limits.magic for row in seen.deals)
             if code.kind == ASK and not own:
@@ -304,7 +312,7 @@ class Gateway:
 
     def _end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
         """Write the end down and return it."""
-        outcome = book_outcome(work.exit, state, reason, work.first, view, self.limits.magic, token(work.exit.decision))
+        outcome = book_outcome(work.exit, state, reason, work.first, view or work.last, self.limits.magic, token(work.exit.decision))
         outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
         if work.first is not None or self.journal.known(work.exit.decision) is None:
             self.journal.write(END if work.first is not None else REFUSAL, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
