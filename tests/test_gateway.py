@@ -142,6 +142,63 @@ def test_actions_are_counted_over_the_span():
     assert rig.act(k.CLOSE, "f").state == "done"
 
 
+def drained(rig: Rig, for_s: float = 20.0) -> list:
+    """Bring on what was started until it ended; return how."""
+    ended, end_ns = [], rig.clock.now_ns() + round(for_s * 1e9)
+    while rig.gateway.queue and rig.clock.now_ns() < end_ns:
+        ended += rig.gateway.poll()
+        rig.clock.sleep_s(0.05)
+    return ended
+
+
+@pytest.mark.parametrize("limit", ["actions_per_minute", "actions_per_day"])
+def test_actions_that_wait_together_do_not_pass_the_limit_together(limit):
+    rig = Rig(limits={limit: 1})
+    held = [rig.held, *(rig.book.by_hand("BTCUSD", 0, 1.0) for _ in range(4))]
+    rig.spread = 100_000
+    rig.clock.sleep_s(0.3)
+    for number, each in enumerate(held):
+        rig.gateway.start(replace(rig.ask(k.CLOSE, f"d{number}"), identifier=each.identifier))
+    rig.gateway.poll()
+    rig.clock.sleep_s(0.3)
+    rig.spread = 100
+    ended = drained(rig)
+    assert sorted(each.state for each in ended) == ["done"] + ["refused"] * 4 and len(rig.requests) == 1
+    assert all("limit of 1 actions" in each.reason for each in ended if each.state == "refused")
+
+
+def test_a_decision_that_is_old_is_refused():
+    rig = Rig()
+    decided_ns = rig.clock.now_ns()
+    rig.clock.sleep_s(4.9)
+    assert rig.act(k.PARTIAL, volume_left=60, decided_ns=decided_ns).state == "done"
+    rig.clock.sleep_s(56.1)
+    done = rig.act(k.CLOSE, "d2", decided_ns=decided_ns)
+    assert done.state == "refused" and "the decision is 61 s old" in done.reason and len(rig.requests) == 1
+
+
+def test_a_decision_that_grows_old_while_it_waits_is_not_begun():
+    rig = Rig(limits={"max_decision_age_s": 1.0})
+    rig.spread = 100_000
+    rig.clock.sleep_s(0.3)
+    rig.gateway.start(rig.ask(k.CLOSE, decided_ns=rig.clock.now_ns()))
+    rig.gateway.poll()
+    rig.clock.sleep_s(1.2)
+    rig.spread = 100
+    done, = drained(rig)
+    assert done.state == "refused" and "the decision is 1 s old" in done.reason and rig.requests == []
+
+
+def test_when_it_ends_what_is_under_way_is_finished_and_nothing_is_begun():
+    rig = Rig([{"do": "placed", "delay_ms": 2000}])
+    other = rig.book.by_hand("BTCUSD", 0, 0.5)
+    rig.gateway.start(rig.ask(k.CLOSE))
+    assert rig.gateway.poll() == [] and len(rig.requests) == 1
+    rig.gateway.ending = True
+    assert "ends" in rig.gateway.act(replace(rig.ask(k.CLOSE, "d2"), identifier=other.identifier)).reason
+    assert [each.state for each in drained(rig)] == ["done"] and len(rig.requests) == 1
+
+
 def test_the_kill_switch(tmp_path):
     rig = Rig(limits={"kill_file": tmp_path / "STOP"})
     (tmp_path / "STOP").touch()

@@ -37,7 +37,7 @@ from engine.gateway.server_clock import ServerClock
 from engine.gateway.symbols import masked
 from engine.gateway.view import BROKEN, QuoteAges, Reader, Unreadable, View
 from engine.instruments import Instrument
-from engine.kernel.records import PARTIAL, REJECTED, TIGHTEN
+from engine.kernel.records import MISSING, PARTIAL, REJECTED, TIGHTEN
 
 LOOKS, LOOK_AGAIN_S = 8, 0.25
 FREEZE_WAIT_S, FREEZE_WAITS = 1.0, 5
@@ -85,6 +85,7 @@ class Gateway:
         self.doubt_until_ns: dict[int, int] = {}
         self.queue: list[tuple[int, int, Steps]] = []
         self.count = 0
+        self.ending = False                    # then nothing is begun any more
 
     def act(self, exit: Exit) -> Outcome:
         """Do one action to its end; return how it ended."""
@@ -145,6 +146,16 @@ class Gateway:
             raise Refusal(f"another action on position {exit.identifier} is under way")
         if now_ns < self.doubt_until_ns.get(exit.identifier, 0):
             raise Refusal(f"an earlier request for position {exit.identifier} is in doubt")
+        self._allow_now(exit)
+
+    def _allow_now(self, exit: Exit) -> None:
+        """Raise Refusal for a decision too late or too many; time passes and others begin until the first request goes out."""
+        limits, now_ns = self.limits, self.clock.now_ns()
+        if self.ending:
+            raise Refusal("the run ends")
+        age_s = 0.0 if exit.decided_ns == MISSING else (now_ns - exit.decided_ns) / 1e9
+        if age_s > limits.max_decision_age_s:
+            raise Refusal(f"the decision is {age_s:.0f} s old, {limits.max_decision_age_s:g} s are allowed")
         if self.journal.since(now_ns, MINUTE_NS) >= limits.actions_per_minute:
             raise Refusal(f"the limit of {limits.actions_per_minute} actions a minute is reached")
         if self.journal.since(now_ns, DAY_NS) >= limits.actions_per_day:
@@ -220,6 +231,11 @@ class Gateway:
             plan = self._plan(work, view)
             if self.killed():
                 raise End(FAILED if work.sends else REFUSED, f"the kill switch is on ({self.limits.kill_file})", view)
+            if work.first is None:
+                try:
+                    self._allow_now(work.exit)
+                except Refusal as refusal:
+                    raise End(REFUSED, str(refusal), view) from None
             self._begin(work, view, plan)
             code, reply = self._send(work, view, plan)
             yield from self._judge(work, view, plan, code, reply)

@@ -34,6 +34,7 @@ class Exit:
     volume_left: int = MISSING
     stop_ticks: int = MISSING
     rule: str = ""
+    decided_ns: int = MISSING      # wall clock of what it was decided on; of unknown age only where it is used by hand
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Limits:
     max_share: float = 1.0         # of a position, in one action
     max_spread_bps: float = 20.0
     max_quote_age_s: float = 5.0
+    max_decision_age_s: float = 5.0
     kill_file: Path | None = None
     deviation_points: int = 50     # counts at brokers that execute on request or instantly
     magic: int = 7_418_520

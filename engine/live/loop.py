@@ -107,7 +107,8 @@ class Loop:
     def _exit(self, row: np.record, decision: str, symbol: str, rule: str) -> Exit:
         position = self.position(int(row["ticket"]))
         return Exit(decision, int(position["order"]), int(row["ticket"]), symbol, int(position["side"]),
-                    volume_left=int(position["order_volume"]), stop_ticks=int(position["order_stop_ticks"]), rule=rule)
+                    volume_left=int(position["order_volume"]), stop_ticks=int(position["order_stop_ticks"]), rule=rule,
+                    decided_ns=int(row["recv_ns"]))
 
     def position(self, ticket: int) -> np.record:
         """Return the kernel's record of an open position."""
