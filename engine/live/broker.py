@@ -65,7 +65,8 @@ class Trader(threading.Thread):
         self.orders.put(exit)
 
     def stop(self) -> None:
-        """End after what is under way."""
+        """End after what is under way; what was not begun is refused."""
+        self.gateway.ending = True
         self.orders.put(None)
 
     def run(self) -> None:
@@ -73,7 +74,7 @@ class Trader(threading.Thread):
         try:
             for outcome in self.gateway.recover():
                 self.health.problem = f"{outcome.decision}: {outcome.state} ({outcome.reason})"
-            while not (self.stopping and not self.gateway.queue):
+            while not (self.stopping and not self.gateway.queue and self.orders.empty()):
                 self._wait()
                 for outcome in self.gateway.poll():
                     self._ended(outcome)

@@ -1,0 +1,97 @@
+"""The thread that trades: what it refuses is told to the recorder as well, and it ends with what is under way."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from engine.gateway.client import DirectLink
+from engine.gateway.intents import IntentJournal
+from engine.gateway.mt5 import Gateway
+from engine.gateway.mt5_worker import Desk, Intents
+from engine.gateway.orders import Exit, Limits
+from engine.gateway.server_clock import ServerClock
+from engine.gateway.terminal_config import WallClock, build
+from engine.instruments import Instrument
+from engine.kernel.records import CLOSE, PARTIAL
+from engine.live.broker import Health, Trader
+from engine.record.own import Account, Order
+from engine.record.segment import ACCOUNT, OUTCOME
+
+BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
+S = 10**9
+
+
+class Desk4:
+    """Four long positions of 1 lot at a terminal in this process, and a trader over it that has not begun."""
+
+    def __init__(self, **limits):
+        self.terminal = build({"symbols": [{"name": "BTCUSD"}], "quotes": [["BTCUSD", 6_000_000, 6_000_100]],
+                               "walk": {"seed": 1, "symbol": "BTCUSD", "bid": 6_000_000, "spread": 100, "every_ms": 50, "step": 20}})
+        self.held = [self.terminal.book.by_hand("BTCUSD", 0, 1.0) for _ in range(4)]
+        self.link = DirectLink(Desk(self.terminal.module, Intents(None)))
+        self.link.restart()
+        self.limits = replace(Limits(frozenset({5001}), frozenset({"BTCUSD"}), settle_s=0.5), **limits)
+        self.journal, self.alarms = IntentJournal(), []
+        self.made()
+
+    def made(self) -> None:
+        """Make the trader anew, as a start of the program does."""
+        self.told: list[tuple[int, bytes]] = []
+        gateway = Gateway(self.link, self.limits, self.journal, WallClock(), {"BTCUSD": BTC}, server=ServerClock(), alarm=self.alarms.append)
+        self.trader = Trader(self.link, gateway, {"BTCUSD": BTC}, lambda kind, payload: self.told.append((kind, payload)), Health())
+
+    def exit(self, number: int, action: int = CLOSE, name: str = "", age_s: float = 0.0, **more) -> Exit:
+        return Exit(name or f"d{number}", action, self.held[number].identifier, "BTCUSD", 1,
+                    decided_ns=WallClock().now_ns() - round(age_s * S), **more)
+
+    def ended(self) -> dict[str, Order]:
+        """Return the outcomes that were told, by decision."""
+        found = [msgspec.json.decode(payload, type=Order) for kind, payload in list(self.told) if kind == OUTCOME]
+        assert len({order.decision for order in found}) == len(found), "told once"
+        return {order.decision: order for order in found}
+
+    def account(self) -> list[Account]:
+        return [msgspec.json.decode(payload, type=Account) for kind, payload in list(self.told) if kind == ACCOUNT]
+
+    def until(self, found: Callable[[], object], seconds: float = 20.0):
+        end_s = time.monotonic() + seconds
+        while not (value := found()):
+            assert time.monotonic() < end_s and not self.trader.health.ended, self.trader.health
+            time.sleep(0.01)
+        return value
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk4]:
+    made = Desk4()
+    yield made
+    if made.trader.ident is not None:
+        made.trader.stop()
+        made.trader.join(30)
+        assert not made.trader.is_alive() and not made.trader.health.ended, made.trader.health.ended
+
+
+def test_an_old_decision_is_refused_and_its_outcome_is_told(desk):
+    desk.trader.start()
+    desk.trader.submit(desk.exit(0, age_s=61))
+    order = desk.until(desk.ended)["d0"]
+    assert (order.code, order.state, order.sends) == ("rejected", "refused", 0) and "the decision is 61 s old" in order.reason
+    assert desk.terminal.log == []
+
+
+def test_what_was_not_begun_when_it_is_told_to_stop_is_refused_and_told(desk):
+    desk.terminal.faults.add({"do": "placed", "delay_ms": 1500})
+    desk.trader.start()
+    desk.trader.submit(desk.exit(0))
+    desk.until(lambda: desk.terminal.log)
+    desk.trader.submit(desk.exit(1))
+    desk.trader.stop()
+    desk.trader.submit(desk.exit(2))
+    desk.trader.submit(desk.exit(3))
+    desk.trader.join(30)
+    assert not desk.trader.is_alive()
+    assert {name: order.state for name, order in desk.ended().items()} == {"d0": "done", "d1": "refused", "d2": "refused", "d3": "refused"}
+    assert {order.reason for name, order in desk.ended().items() if name != "d0"} == {"the run ends"} and len(desk.terminal.log) == 1
