@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.gateway.view import Unreadable
 from engine.instruments import Instrument
 from engine.live.account import DEAL_WAIT_READS, GONE_READS, AccountBook
 
@@ -86,3 +87,19 @@ def test_a_merge_or_a_reversal_is_an_end_and_a_beginning(book):
     assert [c.code for c in first.changes] == ["closed"] and first.changes[0].price_ticks is None
     assert [(c.code, c.qty_lots) for c in second.changes][0] == ("opened", 200)
     assert [c.side for c in book.read([row(type=1, price_open=60_500.0)], set(), list)] == [1, -1]
+
+
+def test_a_reading_that_breaks_loses_no_change(book):
+    told(book, [row()])
+    told(book, [])
+    seen = []
+
+    def broken(identifier: int) -> list[dict]:
+        raise Unreadable("the link is down")
+    with pytest.raises(Unreadable):
+        for account in book.read([row(8)], set(), broken):
+            seen.append((account.ticket, account.changes[0].code))
+    deals = [deal(0, 1.0), deal(1, 1.0)]
+    for _ in range(2):
+        seen += [(account.ticket, account.changes[0].code) for account in book.read([row(8)], set(), lambda identifier: deals)]
+    assert seen == [(8, "opened"), (7, "closed")]

@@ -14,6 +14,7 @@ from engine.gateway.mt5_worker import Desk, Intents
 from engine.gateway.orders import Exit, Limits
 from engine.gateway.server_clock import ServerClock
 from engine.gateway.terminal_config import WallClock, build
+from engine.gateway.view import Unreadable
 from engine.instruments import Instrument
 from engine.kernel.records import CLOSE, PARTIAL
 from engine.live.broker import Health, Trader
@@ -95,3 +96,17 @@ def test_what_was_not_begun_when_it_is_told_to_stop_is_refused_and_told(desk):
     assert not desk.trader.is_alive()
     assert {name: order.state for name, order in desk.ended().items()} == {"d0": "done", "d1": "refused", "d2": "refused", "d3": "refused"}
     assert {order.reason for name, order in desk.ended().items() if name != "d0"} == {"the run ends"} and len(desk.terminal.log) == 1
+
+
+def test_a_new_position_is_told_once_where_the_deals_of_another_cannot_be_read(desk):
+    desk.trader.look()
+    desk.terminal.book.server_close(desk.held[0], 4, "[sl]")
+    desk.trader.look()
+    new = desk.terminal.book.by_hand("BTCUSD", 0, 0.5)
+    desk.terminal.faults.add({"do": "failed", "code": -1, "call": "history_deals_get"})
+    with pytest.raises(Unreadable):
+        desk.trader.look()
+    for _ in range(3):
+        desk.trader.look()
+    told = [(account.ticket, account.changes[0].code) for account in desk.account()[4:]]
+    assert sorted(told) == sorted([(new.identifier, "opened"), (desk.held[0].identifier, "stopped")])

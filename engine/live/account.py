@@ -1,6 +1,6 @@
 """What changes of the positions of an account, from one reading of the broker to the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -44,16 +44,14 @@ class AccountBook:
         self.instruments, self.utc_ns = instruments, utc_ns
         self.known: dict[int, Known] = {}
 
-    def read(self, positions: list[dict], busy: set[int], deals_of: Callable[[int], list[dict]]) -> list[Account]:
-        """Return what changed since the last reading; `deals_of` is asked only about positions that are gone."""
-        told = []
+    def read(self, positions: list[dict], busy: set[int], deals_of: Callable[[int], list[dict]]) -> Iterator[Account]:
+        """Yield what changed since the last reading, each as it is found: `deals_of`, asked only about what is gone, may raise."""
         present = {row["identifier"]: row for row in positions if row["symbol"] in self.instruments}
         for identifier, row in present.items():
             if identifier not in busy:
-                told += self._present(identifier, row)
+                yield from self._present(identifier, row)
         for identifier in [each for each in self.known if each not in present and each not in busy]:
-            told += self._absent(identifier, deals_of)
-        return told
+            yield from self._absent(identifier, deals_of)
 
     def ended(self, identifier: int, lots: int | None, stop_ticks: int | None, closed: bool) -> None:
         """Take what an outcome told the kernel, so that it is not told again."""
