@@ -77,7 +77,8 @@ def played(tmp_path_factory, realdata):
     stage = Stage(folder, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 20_000, folder), speed=0.5, positions=POSITIONS)
     witness = Witness(stage)
     try:
-        assert stage.ask("kill")[0] == 0
+        code, lost, _ = stage.ask("kill")
+        assert (code, lost["running"], lost["killed"]) == (1, False, True), "no run uses this root: a trader in the wrong folder is told"
         told.bare = stage.live("--mode", "act", rules="ladder=shadow")
         told.bare.wait()
         assert stage.ask("kill", "--lift")[0] == 0

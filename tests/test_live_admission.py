@@ -29,28 +29,36 @@ def options(rules: str = "whale=act,void=shadow", changes: tuple[str, ...] = (),
     return LiveOptions("act", Options(LIVE["binance_usdm"], ["BTCUSDT"]), choose(find_rules(), rules, list(changes)), Terminal(), {}, **given)
 
 
-def shadowed(data: Path, who: Account, kernel: str = KERNEL, mode: str = "shadow", identical: bool = True, **more) -> Path:
+def shadowed(data: Path, who: Account, kernel: str = KERNEL, mode: str = "shadow", identical: bool = True,
+             found: dict | None = None, pair: str = "BTCUSDT", **more) -> Path:
     """Leave a run and its verification under a data root."""
-    folder = data / "runs" / "live-shadow-1"
+    found, folder = found or {}, data / "runs" / "live-shadow-1"
     folder.mkdir(parents=True)
     made = options(**more)
     made.mode = mode
     live = described(made, folder.name, "s", Path(kernel), who.shown, 1)
+    live["instruments"] = [i.as_dict() | {"pair": pair} for i in who.instruments.values()]
     (folder / "live.json").write_text(json.dumps(live))
-    (folder / "verify.json").write_text(json.dumps({"identical": identical}))
+    (folder / "verify.json").write_text(json.dumps({"identical": identical, "positions": 1, "compared": 3, "seconds": 20.0} | found))
     return folder
 
 
 def test_a_verified_shadow_run_of_the_same_admits(tmp_path):
     who = account(tmp_path)
     shadowed(tmp_path, who, rules="all=shadow")
-    admit(options(), who, KERNEL, tmp_path)
+    assert admit(options(), who, KERNEL, tmp_path) >= {"whale", "void", "divergence"}
+
+
+def test_only_what_was_asked_in_shadow_may_act_later(tmp_path):
+    who = account(tmp_path)
+    shadowed(tmp_path, who, rules="whale=shadow,void=alert", found={"compared": 0, "seconds": 700.0})
+    assert admit(options(), who, KERNEL, tmp_path) == {"whale"}, "a quiet run of ten minutes with a position will do"
 
 
 @pytest.mark.parametrize("what", [
     {"identical": False}, {"kernel": "k2"}, {"mode": "paper"}, {"rules": "whale=off,void=shadow"}, {"rules": "whale=alert"},
     {"rules": "whale:classic=shadow"}, {"rules": "whale=shadow", "changes": ("whale.fresh_ms=1999",)},
-    {"limits": Limits(symbols=frozenset({"ETHUSD"}))}])
+    {"pair": "ETHUSDT"}, {"found": {"positions": 0}}, {"found": {"compared": 0}}])
 def test_what_proves_something_else_admits_nothing(tmp_path, what):
     who = account(tmp_path)
     shadowed(tmp_path, who, **{"rules": "whale=shadow"} | what)
@@ -61,7 +69,7 @@ def test_what_proves_something_else_admits_nothing(tmp_path, what):
 @pytest.mark.parametrize(("login", "server"), [(5991, "Demo"), (5001, "Live")])
 def test_another_account_with_the_same_mask_is_another_account(tmp_path, login, server):
     shadowed(tmp_path, account(tmp_path), rules="all=shadow")
-    assert proof(options(), account(tmp_path), KERNEL, tmp_path) == "live-shadow-1"
+    assert "whale" in proof(options(), account(tmp_path), KERNEL, tmp_path)
     assert proof(options(), account(tmp_path, login, server), KERNEL, tmp_path) is None
 
 

@@ -40,9 +40,11 @@ FAST = ("--set", "ladder.every_ms=300", "--set", "follower.behind_bps=350")
 def proof(tmp_path_factory, realdata) -> Path:
     """Return the folder of a verified shadow run."""
     folder = tmp_path_factory.mktemp("shadow")
-    stage = Stage(folder, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 4000, folder))
+    stage = Stage(folder, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 4000, folder), positions=[WIDE | {"side": 0, "lots": 1.0}])
     try:
-        return Path(stage.live("--mode", "shadow", *FAST, "--seconds", "1").result(400)["path"])
+        result = stage.live("--mode", "shadow", *FAST, "--seconds", "6").result(400)
+        assert result["verify"]["compared"]
+        return Path(result["path"])
     finally:
         stage.close()
 

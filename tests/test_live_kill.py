@@ -147,9 +147,11 @@ def proof(tmp_path_factory, realdata) -> Path:
 
 def make_proof(folder: Path, capture: Path) -> Path:
     """Make a shadow run."""
-    stage = Stage(folder, capture)
+    stage = Stage(folder, capture, positions=[{"symbol": "BTCUSD", "side": 0, "lots": 1.0, "sl_bps": 500.0, "tp_bps": 900.0}])
     try:
-        return Path(stage.live("--mode", "shadow", *FAST, "--seconds", "1").result(400)["path"])
+        result = stage.live("--mode", "shadow", *FAST, "--seconds", "6").result(400)
+        assert result["verify"]["compared"]
+        return Path(result["path"])
     finally:
         stage.close()
 

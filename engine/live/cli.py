@@ -166,18 +166,19 @@ def switch(args: argparse.Namespace, show) -> int:
 
 def kill(args: argparse.Namespace, show) -> int:
     """Stop every action of live runs on this data root, or allow them again."""
-    from engine.live.commands import kill_file
+    from engine.live.commands import is_used, kill_file
     from engine.record.store import write_text_atomic
 
-    path = kill_file(args.data)
+    path, used = kill_file(args.data).resolve(), is_used(args.data)
     if args.lift:
         path.unlink(missing_ok=True)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, "no order is sent while this file is here\n")
     text = f"{path} is {'gone: orders may be sent again' if args.lift else 'there: no order is sent; broker-side stops stay'}"
-    show(args, {"killed": path.exists(), "path": str(path)}, text)
-    return 0
+    lost = "" if used or args.lift else f"NO live run uses {path.parents[1]} now; name the data root of the run with --data"
+    show(args, {"killed": path.exists(), "path": str(path), "running": used}, text, *([lost] if lost else []))
+    return CheckFailed.exit_code if lost else 0
 
 
 def doctor(args: argparse.Namespace, show) -> int:

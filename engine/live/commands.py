@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine import clock
 from engine.errors import BadInput, SourceFailed, nearest
+from engine.record.journal import hold
 from engine.record.store import write_text_atomic
 from engine.rules import MODES
 
@@ -16,6 +17,18 @@ ANSWER_S = 5.0
 def kill_file(data: Path) -> Path:
     """Return the file whose presence stops every action; it is looked at right before each order."""
     return data / "live" / KILL
+
+
+def is_used(data: Path) -> bool:
+    """Tell whether a live run uses this data root now."""
+    home = data / "live"
+    if not (home / "lock").exists():
+        return False
+    try:
+        with hold(home):
+            return False
+    except BadInput:
+        return True
 
 
 def send(run: Path, command: dict) -> dict:
@@ -41,7 +54,9 @@ def take(run: Path) -> list[tuple[Path, dict]]:
     found = []
     for path in sorted((run / FOLDER).glob("[0-9]*.json")) if (run / FOLDER).is_dir() else ():
         try:
-            found.append((path, json.loads(path.read_text(encoding="utf-8"))))
+            command = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(command, dict) and all(isinstance(value, str) for value in command.values()):
+                found.append((path, command))
         except (OSError, ValueError):
             continue
         finally:

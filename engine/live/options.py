@@ -64,10 +64,11 @@ def check_mode(mode: str) -> None:
 
 def described(options: LiveOptions, name: str, session: str, kernel: Path, account: dict, started_ns: int) -> dict:
     """Return what live.json says of a run."""
-    versions = {package: metadata.version(package) for package in ("numba", "numpy", "pyarrow")}
+    versions = {package: metadata.version(package) for package in ("tapeguard", "numba", "numpy", "pyarrow")}
     limits = {key: value for key, value in dataclasses.asdict(options.limits).items() if key not in ("accounts", "kill_file")}
     return {"run": name, "session": session, "mode": options.mode, "account": account, "kernel": kernel.name,
-            "started_ns": started_ns, "state": "running", "settings": dataclasses.asdict(options.settings),
+            "started_ns": started_ns, "state": "running", "keep": options.keep, "venue": options.recording.endpoint.venue,
+            "settings": dataclasses.asdict(options.settings),
             "limits": {**limits, "symbols": sorted(options.limits.symbols)},
             # every rule begins in shadow at most; switches are in the recording
             "rules": {choice.rule.name: {"preset": choice.preset, "mode": least(choice.mode, "shadow"),

@@ -37,7 +37,7 @@ from engine.record.store import Session, write_text_atomic
 from engine.runlog import runs_folder
 
 LOOK_S = 0.1                   # between two looks at the guard, the commands and the screen
-END_S = 90.0                   # what is under way at the broker may take as long to end
+END_S = 240.0                  # what is under way at the broker may take as long to end: a restart of the worker and two waits
 SWITCH_S = 0.0005              # a thread that has the interpreter gives it to one that waits
 MOST_WAITING = 10_000          # frames of the broker's threads that the recorder has not taken yet
 
@@ -62,6 +62,7 @@ class LiveSession:
         self.health = Health()
         self.alarms: Alarms | None = None
         self.guard: Guard | None = None
+        self.proven: set[str] = set()          # rules that may act, by the proof this run was admitted with
         self.account: Account | None = None
         self.waiting, self.counting = 0, threading.Lock()
         self.ending = False
@@ -94,7 +95,7 @@ class LiveSession:
                              self._act if options.mode == "act" else None, self._told)
             self.loop.link()
             if options.mode == "act":
-                admission.admit(options, account, self.loop.folder.name, self.data)
+                self.proven = admission.admit(options, account, self.loop.folder.name, self.data)
             self._open_folder()
             self.recorder = Recorder(options.recording, journal, self.loop.tap)
             self.broker_source = journal.source(Origin("mt5", "mt5", "account", options.terminal.name.partition(":")[0]))
@@ -209,6 +210,8 @@ class LiveSession:
             if thread.ident is not None:
                 thread.stop()
                 await asyncio.to_thread(thread.join, END_S)
+                if thread.is_alive():
+                    self._alarm(f"the {thread.name} thread did not end within {END_S:.0f} s: orders may be under way, look at the terminal")
         while self.waiting:
             await asyncio.sleep(0.01)
 
@@ -251,6 +254,8 @@ class LiveSession:
                 raise BadInput(f"no rule {rule!r}; there are {', '.join(self.loop.modes)}")
             if least(mode, CAP[self.options.mode]) != mode:
                 raise BadInput(f"a {self.options.mode} run takes no rule beyond {CAP[self.options.mode]}")
+            if self.options.mode == "act" and mode == "act" and rule not in self.proven:
+                raise BadInput(f"{rule} was not asked with these parameters in the verified shadow run; it cannot act in this run")
             was = self.held[rule] if rule in self.held else self.loop.modes[rule]
             if self.guard.held and mode == "act":
                 self.held[rule] = mode

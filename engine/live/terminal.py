@@ -63,13 +63,17 @@ def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
         if not name:
             raise BadInput(f"{symbol} leads no broker symbol yet; tapeguard doctor {symbol} proposes some, and --map {symbol}=NAME "
                            "confirms one")
+        if name in options.recording.symbols:
+            raise BadInput(f"the broker's {name} has the name of a symbol of the venue, which a recording cannot tell apart yet; "
+                           "map another one")
         spec = _spec(reader, name)
         if symbol in options.broker_symbols:
             store_map(data, map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
         elif changed := check_map(stored[symbol], spec):
             raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
         specs[name], instruments[name] = spec, instrument_of(spec, symbol)
-    shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]), "server": account["server"], "currency": account["currency"],
+    shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]),
+             "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
              "margin": "hedging" if account["margin_mode"] == HEDGING else "netting"}
     return Account(account["login"], shown, instruments, specs)

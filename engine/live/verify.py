@@ -66,7 +66,8 @@ def open_run(folder: Path, data: Path) -> LiveRun:
         raise BadInput(f"live run {folder.name} ended before the venue's step sizes were known; there is nothing to verify")
     session = sessions_folder(data) / live["session"]
     if not session.exists() and recording_folder(data, live["session"]).is_dir():
-        convert(recording_folder(data, live["session"]), data)         # it was killed, or still runs: then this refuses
+        # it was killed, or still runs: then this refuses
+        convert(recording_folder(data, live["session"]), data, keep=live["keep"])
     if not (session / "manifest.json").is_file():
         raise BadInput(f"session {live['session']} of live run {folder.name} is not there; put it back under {session.parent}")
     return LiveRun(folder, live, Session(session))
@@ -126,6 +127,15 @@ def told(row: np.record, rules: list[str]) -> dict:
     return {**clean, **words}
 
 
+def _positions(session: Session) -> int:
+    """Return how many positions the run followed."""
+    return len(set(session.table("account", ["ticket"])["ticket"].to_pylist()))
+
+
+def _seconds(session: Session) -> float:
+    return round((session.manifest["last_recv_ns"] - session.manifest["first_recv_ns"]) / 1e9, 1)
+
+
 def verify(folder: Path, data: Path) -> dict:
     """Return the `verify` object of a live run and leave it in the run's folder."""
     run = open_run(folder, data)
@@ -134,6 +144,7 @@ def verify(folder: Path, data: Path) -> dict:
     again = cut_off(run, live, again)
     found = differences(live, again, rules)
     result = {"run": folder.name, "session": run.live["session"], "mode": run.live["mode"], "identical": not found,
+              "positions": _positions(run.session), "seconds": _seconds(run.session),
               "compared": max(len(live), len(again)), "differences": found[:SHOWN], "different": len(found),
               **effects(run, fills), "verified_ns": clock.now_ns()}
     write_run_files(run, live, fills)
