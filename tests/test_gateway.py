@@ -25,6 +25,7 @@ from engine.gateway.terminal_faults import Faults
 from engine.gateway.view import QuoteAges
 from engine.instruments import Instrument
 from engine.kernel import records as k
+from gateways import Rushed
 
 BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
 
@@ -291,6 +292,28 @@ def test_a_volume_over_the_symbol_s_largest_goes_in_parts():
     rig = Rig(volume_max=0.4)
     done = rig.act(k.CLOSE)
     assert done.state == "done" and [request["volume"] for request in rig.requests] == [0.4, 0.4, 0.2]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_position_that_turned_around_is_alarmed_and_booked_as_gone(ours):
+    rig = Rig([] if ours else [{"do": "retcode", "code": 10018}], NETTING)
+    rig.book.netting_reverses, rig.link.desk = True, Rushed(rig.terminal.module, rig.sent)
+    ask = rig.link.ask
+
+    def by_hand(message, timeout_s=None):
+        if message["call"] == "order_send" and ours:
+            rig.book.by_hand("BTCUSD", 1, 0.4)           # after the last look: the deal of 1 lot is 0.4 too large
+        reply = ask(message)
+        if message["call"] == "order_send" and not ours:
+            rig.book.by_hand("BTCUSD", 1, 1.4)
+        return reply
+    rig.link.ask = by_hand
+    done = rig.act(k.CLOSE)
+    assert rig.held.type == 1 and rig.left == 0.4
+    assert (done.state, done.code, done.lots_left, done.stop) == ("failed", k.RULE_CLOSED if ours else k.RECORDED_CLOSE, 0.0, None)
+    if ours:
+        assert "REVERSED" in done.reason and "0.4 lots" in done.reason and done.lots_closed == 0.6
+    assert len(rig.alarms) == 1 and len(rig.requests) == 1
 
 
 @pytest.mark.parametrize("fault, reason", [

@@ -29,7 +29,7 @@ from engine.gateway.orders import (
     plan_stop,
 )
 from engine.gateway.outcomes import book_outcome
-from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, reached, settle
+from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, reached, settle, turned
 from engine.gateway.recovery import first_look, last_plan
 from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
 from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
@@ -186,7 +186,7 @@ class Gateway:
                 work.met["absent"] = 1
             elif not view.trading:
                 raise End(state, "Algo Trading, or the Python API, is switched off in the terminal", view)
-            elif (view.position["type"] == 0) != (exit.side > 0):
+            elif turned(view, exit):
                 raise End(state, f"position {exit.identifier} is on the other side", view)
             elif view.orders:
                 reason = f"another order for position {exit.identifier} is alive"
@@ -308,6 +308,7 @@ class Gateway:
                 yield step
         work.keep(seen)
         if found == REACHED:
+            self._check_side(work, seen)
             own = work.exit.action == TIGHTEN or any(row["magic"] == self.limits.magic for row in seen.deals)
             if code.kind == ASK and not own:
                 self._doubt(work.exit.identifier, self.limits.settle_s)
@@ -322,6 +323,12 @@ class Gateway:
         self._doubt(work.exit.identifier, self.limits.doubt_s)
         shown = "the position shows nothing of it" if found == NOTHING else "the broker could not be read since"
         raise End(UNKNOWN, f"{work.reason}; {shown}, its broker-side stop stays", seen)
+
+    def _check_side(self, work: Work, seen: View) -> None:
+        """End an action that found its position on the other side as one that needs a person."""
+        if turned(seen, work.exit):
+            now = f"{'long' if work.exit.side < 0 else 'short'} {seen.position['volume']} lots"
+            raise End(FAILED, f"REVERSED: the position is {now} now, another trade came in between; look at it in the terminal", seen)
 
     def _doubt(self, identifier: int, seconds: float) -> None:
         self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
@@ -361,6 +368,7 @@ class Gateway:
             if isinstance(step, tuple):
                 found, seen = step
                 if found in (REACHED, CHANGED, DEAD):
+                    self._check_side(work, seen)
                     full = found == REACHED or seen.position is not None and reached(seen, work.exit, plan)
                     reason = "found after a restart" if full else "done in part, or refused, before a restart"
                     raise End(DONE if full else FAILED, reason, seen)

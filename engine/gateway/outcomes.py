@@ -1,6 +1,7 @@
 """How an action ended, in the kernel's words, from the deals the broker shows."""
 
 from engine.gateway.orders import DONE, Exit, Outcome
+from engine.gateway.reconcile import turned
 from engine.gateway.view import View
 from engine.kernel.records import (
     RECORDED_CLOSE,
@@ -24,20 +25,22 @@ def book_outcome(exit: Exit, state: str, reason: str, first: View | None, last: 
     known = {row["ticket"] for row in first.deals}
     fresh = [row for row in last.deals if row["ticket"] not in known]
     own = [row for row in fresh if row["magic"] == magic or row["comment"] == comment]
-    outcome.lots_left = last.position["volume"] if last.position else 0.0
+    gone = last.position is None or turned(last, exit)
+    outcome.lots_left = 0.0 if gone else last.position["volume"]
     if own:
         lots = sum(row["volume"] for row in own)
-        outcome.lots_closed = round(lots, 8)
+        beyond = last.position["volume"] if gone and last.position and fresh[-1] in own else 0.0      # opened on the other side
+        outcome.lots_closed = round(lots - beyond, 8)
         outcome.price = sum(row["price"] * row["volume"] for row in own) / lots
         outcome.net = round(sum(row["profit"] + row["swap"] + row["commission"] + row["fee"] for row in own), 2)
-    outcome.code = _code(exit, state, last, fresh, own)
-    if last.position:
+    outcome.code = _code(exit, state, gone, fresh, own)
+    if not gone:
         outcome.stop = last.position["sl"]
     return outcome
 
 
-def _code(exit: Exit, state: str, last: View, fresh: list[dict], own: list[dict]) -> int:
-    if last.position is None:
+def _code(exit: Exit, state: str, gone: bool, fresh: list[dict], own: list[dict]) -> int:
+    if gone:
         by = fresh[-1] if fresh else None
         if by is None:
             return REJECTED

@@ -26,12 +26,15 @@ def before(view: View) -> Before:
                   frozenset(row["ticket"] for row in view.past_orders))
 
 
+def turned(view: View, exit: Exit) -> bool:
+    """Tell whether the position is on the other side: what the decision was about is gone."""
+    return view.position is not None and (view.position["type"] == 0) != (exit.side > 0)
+
+
 def reached(view: View, exit: Exit, plan: Plan) -> bool:
     """Tell whether the position is where the decision wants it, whoever brought it there."""
-    if view.position is None:
+    if view.position is None or turned(view, exit):
         return True
-    if (view.position["type"] == 0) != (exit.side > 0):
-        return True                    # reversed by hand: what the decision was about is gone
     if plan.request["action"] == SLTP:
         return not tighter(exit.side, plan.stop, view.position["sl"])
     return view.position["volume"] <= plan.keep_lots + GUARD_LOTS
