@@ -1,6 +1,7 @@
 """The watch: which frames are kept, which holes are named, when a stream is silent, and when a snapshot links."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -158,6 +159,15 @@ def test_half_a_diff_is_kept_and_takes_the_book_with_it(cut):
     assert what.malformed == 1 and not book.synced and book.wanted and not book.diffs
 
 
+@pytest.mark.parametrize("sent", [b"1" + b"0" * 400, b"-1" + b"0" * 400, b"9223372036854775807", b'"1"'])
+def test_a_diff_of_a_time_that_is_none_is_kept_and_takes_the_book_with_it(sent):
+    what = watch()
+    fed(what, diff(100, 105), diff(105, 106))
+    assert what.books["BTCUSDT"].judge(105)
+    assert fed(what, diff(106, 107).replace(b'"E":1,', b'"E":' + sent + b","))[0] == [KEEP]
+    assert what.malformed == 1 and what.books["BTCUSDT"].wanted
+
+
 def test_half_a_trade_costs_no_book_and_an_unknown_stream_nothing():
     what = watch()
     fed(what, diff(100, 105), diff(105, 106))
@@ -203,6 +213,33 @@ def test_silence_is_told_once_and_again_for_another_socket():
     assert what.streams[TRADE].recovered and not what.streams[TRADE].silent
     what.connection(what.streams[DIFF], 0.0)  # lost: nobody waits for it
     assert all(stream.name != DIFF for stream, _ in what.silent(1e6))
+
+
+def test_a_stream_is_heard_only_by_a_frame_that_can_be_read_since_it_connected():
+    what = watch()
+    stream = what.streams[TRADE]
+    what.connection(stream, 1.0)
+    fed(what, diff(1, 2), trade(1)[:60])
+    assert not stream.heard
+    fed(what, trade(1))
+    assert stream.heard
+    what.connection(stream, 0.0)
+    assert not stream.heard
+
+
+@pytest.mark.parametrize("make, name", [(trade, TRADE), (lambda n: diff(n - 1, n), DIFF)])
+def test_how_far_a_stream_is_behind_is_the_least_of_two_seconds(make, name):
+    what, found = watch(), []
+    stream = what.streams[name]
+    assert math.isnan(stream.behind_ms)
+    for n, (at_s, sent_ms) in enumerate([(10.0, 1000), (10.5, 2000), (11.0, 500), (12.4, 3000), (13.0, 3000)], 1):
+        fed(what, make(n).replace(b'"E":1,', b'"E":%d,' % sent_ms), at_s=at_s)
+        found.append(stream.behind_ms)
+    assert found == [9000.0, 8500.0, 8500.0, 8500.0, 10000.0]
+    fed(what, make(5).replace(b'"E":1,', b'"E":99999,'), at_s=13.1)     # a double tells nothing
+    assert stream.behind_ms == 10000.0
+    what.connection(stream, 14.0)
+    assert math.isnan(stream.behind_ms)
 
 
 def test_a_slow_stream_is_given_its_own_pace():

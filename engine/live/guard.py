@@ -1,12 +1,14 @@
 """The dead man's switch: when what the rules rest on is stale they are held, and the broker-side stops stay as they are."""
 
+import math
 from dataclasses import dataclass, field
 
 from engine import clock
 from engine.live.broker import Health
-from engine.record.watch import BEST, DEPTH, TRADES, Watch
+from engine.record.watch import BEST, DEPTH, TRADES, Stream, Watch
 
 FOLDED = (DEPTH, BEST, TRADES)
+NEAR_MS = 60_000.0             # a venue's clock that is farther from ours is not of our time
 STARTING = "the feeds are not up yet"
 
 
@@ -19,6 +21,7 @@ class Guard:
     symbols: list[str]                 # of the broker
     max_quote_age_s: float = 5.0
     max_account_age_s: float = 5.0
+    max_lag_s: float = 3.0
     back_s: float = 10.0
     held: str = STARTING               # why rules are held, empty while they are not
     _well_s: float = field(default_factory=clock.monotonic_s)
@@ -39,8 +42,15 @@ class Guard:
         """Return what is wrong now, "" for nothing."""
         now_s, health = clock.monotonic_s(), self.health
         for stream in self.watch.streams.values():
-            if stream.kind in FOLDED and (stream.silent or not stream.last_s):
+            if stream.kind not in FOLDED:
+                continue
+            if stream.silent or not stream.last_s:
                 return f"{stream.name} is {'silent' if stream.silent else 'not connected'}"
+            if not stream.heard:
+                return f"{stream.name} has not been heard since it connected"
+            late_s = self._late_s(stream)
+            if late_s > self.max_lag_s:
+                return f"{stream.name} arrives {late_s:.1f} s late"
         for book in self.watch.books.values():
             if not book.synced:
                 return f"the book of {book.symbol} is not in step with the venue"
@@ -53,3 +63,12 @@ class Guard:
         if not health.terminal.get("trade_allowed", True):
             return "Algo Trading is switched off in the terminal"
         return ""
+
+    def _late_s(self, stream: Stream) -> float:
+        """Return how long after the venue pushed them the newest frames came, NaN where nothing tells."""
+        offset_ms = self.watch.offset_ms
+        # a tape of the past has its own time, which passes at another pace than ours: nobody can tell what is late
+        if offset_ms is None or abs(offset_ms) >= NEAR_MS:
+            return math.nan
+        wall_ms = clock.now_ns() / 1e6 - clock.monotonic_s() * 1e3     # when the monotonic clock was at 0
+        return (stream.behind_ms + wall_ms + offset_ms) / 1e3

@@ -362,7 +362,7 @@ class Recorder:
     async def _measure_clock(self) -> None:
         """Note how far the venue's clock is from ours."""
         offset_ns, way_ns = await self.rest.clock_offset_ns()
-        self.counters.offset_ms = round(offset_ns / 1e6, 3)
+        self.counters.offset_ms = self.watch.offset_ms = round(offset_ns / 1e6, 3)
         text = f"venue clock less ours {offset_ns / 1e6:.3f} ms, known to {way_ns / 2e6:.3f} ms"
         self._mark(Marker("note", detail=text))
 

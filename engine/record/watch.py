@@ -1,9 +1,11 @@
 """What is known of each stream while it is recorded: duplicates, holes, silence, and whether a book can be linked."""
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
@@ -17,22 +19,27 @@ HELD_S = 0.25                  # a frame that is ahead of the older socket waits
 HELD = 4096                    # such frames a stream
 BUFFERED = 4096                # diffs remembered for judging a snapshot
 MISSING_RANGES = 256           # a stream, of which a late frame is still taken
+BEHIND_S = 2.0                 # how long the least that a stream was behind stands for it
 BACKWARD = 200                 # frames in a row behind the last id: the venue has begun its ids anew
 KEEP, DROP, HOLD = range(3)
 _NAMED = re.compile(rb'"stream"\s*:\s*"([^"]{1,200})"')
 _HEAD = b'{"stream":"'
+
+PushMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]        # a longer number cannot be reckoned with
 
 
 class TradeId(msgspec.Struct, gc=False):
     """The id of a trade frame: `t` of a raw trade."""
 
     t: int
+    E: PushMs | None = None
 
 
 class AggregateId(msgspec.Struct, gc=False):
     """The id of an aggTrade frame."""
 
     a: int
+    E: PushMs | None = None
 
 
 class DepthIds(msgspec.Struct, gc=False):
@@ -41,18 +48,20 @@ class DepthIds(msgspec.Struct, gc=False):
     U: int
     u: int
     pu: int | None = None
+    E: PushMs | None = None
 
 
 class BestId(msgspec.Struct, gc=False):
     """The update id of a best quote."""
 
     u: int
+    E: PushMs | None = None
 
 
 class PushTime(msgspec.Struct, gc=False):
     """When the venue pushed a frame that has no id."""
 
-    E: int | None = None
+    E: PushMs | None = None
 
 
 @dataclass
@@ -84,6 +93,9 @@ class Stream:
     last_s: float = 0.0        # monotonic
     mean_s: float = 0.0        # between frames
     silent: bool = False
+    heard: bool = False        # since it connected
+    behind_ms: float = math.nan        # monotonic arrival less the venue's push time, the least of BEHIND_S; no absolute value
+    behind_s: float = 0.0      # monotonic, of that frame
     recovered: bool = False    # heard again after silence, not yet marked
     retry_s: float = 0.0       # when a silent one gets a new socket again
     backward: int = 0
@@ -155,6 +167,7 @@ class Watch:
         for stream in self.streams.values():
             stream.limit_s = limits.get(stream.kind)
         self.books = {stream.symbol: Book(stream.symbol) for stream in self.streams.values() if stream.kind is DEPTH}
+        self.offset_ms: float | None = None        # venue clock less ours, when measured
         self.strict = strict       # USD-M: pu must equal the last u; spot: U may not pass u + 1
         self.unknown = self.malformed = self.holding = 0
         self._known = {name.encode(): (self.streams[name], _decoder(name)) for name in self.streams}
@@ -178,7 +191,7 @@ class Watch:
             return self._unreadable(stream)
         if stream.frames:
             stream.mean_s += (min(now_s - stream.last_s, LONGEST_S) - stream.mean_s) / 64
-        stream.last_s = now_s
+        stream.last_s, stream.heard = now_s, True
         if stream.silent:
             stream.silent, stream.recovered = False, True
         kind = stream.kind
@@ -190,10 +203,16 @@ class Watch:
             holes, what = self._chain(stream, before, ids.u, frame, now_s, newest)
         else:
             holes, what = (), _loose(stream, ids.u if kind is BEST else ids.E, newest)
+        if what == DROP:
+            stream.duplicates += 1
+            return stream, holes, what
         if what == KEEP:
             stream.frames += 1
-        elif what == DROP:
-            stream.duplicates += 1
+        sent_ms = ids.E
+        if sent_ms is not None:
+            behind_ms = now_s * 1e3 - sent_ms
+            if not behind_ms > stream.behind_ms or now_s - stream.behind_s > BEHIND_S:
+                stream.behind_ms, stream.behind_s = behind_ms, now_s
         return stream, holes, what
 
     def _unreadable(self, stream: Stream | None) -> tuple[Stream | None, list[Hole], int]:
@@ -269,6 +288,7 @@ class Watch:
     def connection(self, stream: Stream, now_s: float) -> None:
         """Begin to wait for a stream whose socket was opened; at 0 nobody waits, the socket is lost."""
         stream.last_s, stream.silent, stream.recovered = now_s, False, False
+        stream.heard, stream.behind_ms = False, math.nan
 
     def silent(self, now_s: float) -> list[tuple[Stream, bool]]:
         """Return the streams silent too long and whether that is news; again when another socket is to be tried."""
