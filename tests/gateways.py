@@ -238,19 +238,23 @@ class World:
         self._note(own > 0 and request.action not in (CLOSE, PARTIAL), "dealt for what is no close")
 
     def _recover(self) -> None:
-        """Start again from the journal, as often as it takes."""
+        """Start again from the journal, as often as it takes; in the end the broker is well."""
+        faults = self.terminal.faults
         for tries in range(100):
             self.gateway = self._gateway()
-            rate, self.link.rate = self.link.rate, self.link.rate if tries < 10 else 0.0
+            rate, rates = self.link.rate, faults.rates
+            if tries >= 10:
+                self.link.rate, faults.rates = 0.0, {}
             try:
                 self.terminal.login = 5001
                 self.link.restart()
                 self.gateway.recover()
-                return
+                if not self.journal.unfinished():
+                    return
             except Killed:
                 continue
             finally:
-                self.link.rate = rate
+                self.link.rate, faults.rates = rate, rates
         raise AssertionError("never recovered")
 
     def check(self) -> None:

@@ -451,6 +451,80 @@ def test_after_a_kill_it_finds_out_what_became_of_the_order_and_sends_nothing(ex
         assert ended.code == {k.CLOSE: k.RULE_CLOSED, k.PARTIAL: k.RULE_REDUCED, k.TIGHTEN: k.STOP_MOVED}[action]
 
 
+def killed(rig: Rig, *exits: Exit, executed: bool = True) -> None:
+    """Kill the engine in the middle of each of these."""
+    ask = rig.link.ask
+
+    def die(message, timeout_s=None):
+        if message["call"] == "order_send":
+            if executed:
+                ask(message)
+            raise Dies
+        return ask(message)
+    rig.link.ask = die
+    for exit in exits:
+        with pytest.raises(Dies):
+            rig.gateway.act(exit)
+    rig.link.ask = ask
+
+
+@pytest.mark.parametrize("fault", [
+    {"do": "disconnect", "for_ms": 200_000, "call": "terminal_info"}, {"do": "account", "login": 6001, "call": "account_info"}])
+def test_what_cannot_be_found_out_after_a_kill_stays_open_and_its_position_untouched(fault):
+    rig = Rig()
+    other = rig.book.by_hand("BTCUSD", 0, 0.5)
+    killed(rig, rig.ask(k.PARTIAL, volume_left=60), replace(rig.ask(k.CLOSE, "d2"), identifier=other.identifier))
+    gateway, sent = rig.make(), len(rig.requests)
+    rig.terminal.faults.add(fault)
+    begun_ns = rig.clock.now_ns()
+    assert gateway.recover() == [] and [entry["decision"] for entry in rig.journal.unfinished()] == ["d1", "d2"]
+    assert rig.clock.now_ns() - begun_ns < 62e9 and len(rig.alarms) == 1 and "not known yet" in rig.alarms[0]
+    assert "not reconciled" in gateway.act(rig.ask(k.CLOSE, "d3")).reason and len(rig.requests) == sent
+    rig.clock.sleep_s(200)
+    rig.terminal.login = 5001
+    assert [each.state for each in gateway.recover()] == ["done", "done"] and rig.journal.unfinished() == []
+    assert gateway.act(rig.ask(k.CLOSE, "d4")).state == "done"
+
+
+def test_many_that_cannot_be_found_out_are_waited_for_once():
+    rig = Rig()
+    held = [rig.held, *(rig.book.by_hand("BTCUSD", 0, 1.0) for _ in range(4))]
+    killed(rig, *(replace(rig.ask(k.CLOSE, f"d{number}"), identifier=each.identifier) for number, each in enumerate(held)))
+    gateway, left = rig.make(), [2]
+    ask = rig.link.ask
+
+    def down(message, timeout_s=None):                  # the link breaks right after the account could be read
+        left[0] -= 1
+        if left[0] < 0:
+            raise LinkLost("gone")
+        return ask(message)
+    rig.link.ask, rig.link.restart = down, lambda: False
+    begun_ns = rig.clock.now_ns()
+    gateway.recover()
+    assert 1.0 < (rig.clock.now_ns() - begun_ns) / 1e9 / rig.limits.give_up_s < 1.2 and len(rig.journal.unfinished()) == 5
+
+
+def test_what_was_begun_on_another_account_is_left_for_that_account():
+    rig = Rig()
+    killed(rig, rig.ask(k.CLOSE))
+    rig.limits, rig.terminal.login = replace(rig.limits, accounts=frozenset({6001})), 6001
+    gateway = rig.make()
+    assert gateway.recover() == [] and len(rig.journal.unfinished()) == 1 and rig.alarms == []
+    rig.limits = replace(rig.limits, accounts=frozenset({5001, 6001}))
+    gateway = rig.make()
+    assert gateway.recover() == [] and len(rig.journal.unfinished()) == 1
+    rig.terminal.login = 5001
+    assert [each.state for each in gateway.recover()] == ["done"]
+
+
+def test_a_doubt_outlives_a_restart():
+    rig = Rig([{"do": "unknown", "code": 10012, "executed": False}], NETTING)
+    assert rig.act(k.CLOSE).state == "unknown"
+    assert "in doubt" in rig.make().act(rig.ask(k.CLOSE, "d2")).reason
+    rig.clock.sleep_s(rig.limits.doubt_s)
+    assert rig.make().act(rig.ask(k.CLOSE, "d3")).state == "done"
+
+
 def test_many_positions_are_seen_to_at_once_and_one_at_a_time_each():
     rig = Rig([{"do": "unknown", "code": 10012, "executed": False}])
     other = rig.book.by_hand("BTCUSD", 0, 0.5)

@@ -17,6 +17,7 @@ from engine.gateway.terminal_config import WallClock, build
 from engine.gateway.view import Unreadable
 from engine.instruments import Instrument
 from engine.kernel.records import CLOSE, PARTIAL
+from engine.live import broker
 from engine.live.broker import Health, Trader
 from engine.record.own import Account, Order
 from engine.record.segment import ACCOUNT, OUTCOME
@@ -110,3 +111,33 @@ def test_a_new_position_is_told_once_where_the_deals_of_another_cannot_be_read(d
         desk.trader.look()
     told = [(account.ticket, account.changes[0].code) for account in desk.account()[4:]]
     assert sorted(told) == sorted([(new.identifier, "opened"), (desk.held[0].identifier, "stopped")])
+
+
+class Dies(BaseException):
+    """The engine ends here."""
+
+
+def test_what_a_killed_run_began_is_found_out_between_other_actions_once_the_broker_is_there(desk, monkeypatch):
+    monkeypatch.setattr(broker, "RESUME_S", 0.3)
+    ask = desk.link.ask
+
+    def die(message, timeout_s=None):
+        if message["call"] == "order_send":
+            ask(message)
+            raise Dies
+        return ask(message)
+    desk.link.ask = die
+    with pytest.raises(Dies):
+        desk.trader.gateway.act(desk.exit(0, PARTIAL, "earlier", volume_left=60))
+    desk.link.ask = ask
+    desk.made()
+    desk.terminal.faults.add({"do": "disconnect", "for_ms": 2500, "call": "terminal_info"})
+    desk.trader.start()
+    desk.trader.submit(desk.exit(0))
+    order = desk.until(desk.ended)["d0"]
+    assert (order.code, order.state) == ("rejected", "refused") and "not reconciled" in order.reason
+    assert len(desk.journal.unfinished()) == 1 and len(desk.terminal.log) == 1
+    desk.until(lambda: not desk.journal.unfinished())
+    assert desk.journal.known("earlier")["end"]["outcome"]["state"] == "done" and len(desk.terminal.log) == 1
+    desk.trader.submit(desk.exit(0, name="later"))
+    assert desk.until(lambda: desk.ended().get("later")).state == "done"

@@ -6,7 +6,6 @@ Every action is a generator of waits, so that one thread can see to many positio
 import hashlib
 import heapq
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 
 from engine.gateway.client import LinkLost
 from engine.gateway.intents import ATTEMPT, BEGIN, DAY_NS, END, MINUTE_NS, REFUSAL, IntentJournal
@@ -28,9 +27,9 @@ from engine.gateway.orders import (
     plan_deal,
     plan_stop,
 )
-from engine.gateway.outcomes import book_outcome
-from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, reached, settle, turned
-from engine.gateway.recovery import first_look, last_plan
+from engine.gateway.outcomes import End, Work, book_outcome, check_side
+from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, settle, turned
+from engine.gateway.recovery import Recovery, doubts
 from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
 from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
 from engine.gateway.server_clock import ServerClock
@@ -44,34 +43,6 @@ FREEZE_WAIT_S, FREEZE_WAITS = 1.0, 5
 Steps = Generator[float, None, Outcome]
 
 
-@dataclass
-class Work:
-    """One action under way."""
-
-    exit: Exit
-    sends: int = 0
-    retcodes: list[int] = field(default_factory=list)
-    met: dict[str, int] = field(default_factory=dict)      # how often each answer was met
-    filling: int = 0                                       # index into the symbol's modes
-    resends: int = 0
-    first: View | None = None
-    last: View | None = None                               # the newest look since the first request
-    reason: str = ""
-
-    def keep(self, view: View | None) -> None:
-        """Remember what a look after the first request showed; one that shows no position may be a look too early."""
-        if self.sends and view is not None and view.position is not None:
-            self.last = view
-
-
-class End(Exception):
-    """An action is over: its state and why."""
-
-    def __init__(self, state: str, reason: str, view: View | None = None):
-        super().__init__(reason)
-        self.state, self.reason, self.view = state, reason, view
-
-
 class Gateway:
     """Acts on the positions of one terminal through a link; `alarm` hears of every end that needs a person."""
 
@@ -82,9 +53,10 @@ class Gateway:
         self.ages = QuoteAges(server)
         self.alarm = alarm
         self.busy: dict[int, Work] = {}
-        self.doubt_until_ns: dict[int, int] = {}
-        self.queue: list[tuple[int, int, Steps]] = []
+        self.doubt_until_ns = doubts(journal, limits.doubt_s)
+        self.queue: list[tuple[int, int, Generator[float, None, Outcome | None]]] = []
         self.count = 0
+        self.recovery = Recovery(self)
         self.ending = False                    # then nothing is begun any more
 
     def act(self, exit: Exit) -> Outcome:
@@ -110,7 +82,8 @@ class Gateway:
                 wait_s = next(steps)
                 heapq.heappush(self.queue, (self.clock.now_ns() + max(round(wait_s * 1e9), 1), number, steps))
             except StopIteration as end:
-                ended.append(end.value)
+                if end.value is not None:
+                    ended.append(end.value)
         return ended
 
     def steps(self, exit: Exit) -> Steps:
@@ -124,13 +97,13 @@ class Gateway:
         try:
             self._allow(exit)
         except Refusal as refusal:
-            return self._end(Work(exit), REFUSED, str(refusal), None)
+            return self.end(Work(exit), REFUSED, str(refusal), None)
         work = self.busy[exit.identifier] = Work(exit)
         try:
             yield from self._run(work)
             raise AssertionError("an action ends by an End")
         except End as end:
-            return self._end(work, end.state, end.reason, end.view)
+            return self.end(work, end.state, end.reason, end.view)
         finally:
             del self.busy[exit.identifier]
 
@@ -144,6 +117,8 @@ class Gateway:
             raise Refusal(f"symbol {exit.symbol} is not among those allowed")
         if exit.identifier in self.busy:
             raise Refusal(f"another action on position {exit.identifier} is under way")
+        if self.recovery.holds(exit.identifier):
+            raise Refusal(f"an earlier request for position {exit.identifier} is not reconciled yet")
         if now_ns < self.doubt_until_ns.get(exit.identifier, 0):
             raise Refusal(f"an earlier request for position {exit.identifier} is in doubt")
         self._allow_now(exit)
@@ -308,10 +283,10 @@ class Gateway:
                 yield step
         work.keep(seen)
         if found == REACHED:
-            self._check_side(work, seen)
+            check_side(work.exit, seen)
             own = work.exit.action == TIGHTEN or any(row["magic"] == self.limits.magic for row in seen.deals)
             if code.kind == ASK and not own:
-                self._doubt(work.exit.identifier, self.limits.settle_s)
+                self.doubt(work.exit.identifier, self.limits.settle_s)
             raise End(DONE, "" if code.kind == OK else work.reason, seen)
         if found in (CHANGED, DEAD):
             yield from self._again(work, Code(code.name, code.kind, max(code.most, 5), code.wait_s))
@@ -320,20 +295,15 @@ class Gateway:
         if found == NOTHING and may_resend and work.resends < self.limits.resends:
             work.resends += 1
             return
-        self._doubt(work.exit.identifier, self.limits.doubt_s)
+        self.doubt(work.exit.identifier, self.limits.doubt_s)
         shown = "the position shows nothing of it" if found == NOTHING else "the broker could not be read since"
         raise End(UNKNOWN, f"{work.reason}; {shown}, its broker-side stop stays", seen)
 
-    def _check_side(self, work: Work, seen: View) -> None:
-        """End an action that found its position on the other side as one that needs a person."""
-        if turned(seen, work.exit):
-            now = f"{'long' if work.exit.side < 0 else 'short'} {seen.position['volume']} lots"
-            raise End(FAILED, f"REVERSED: the position is {now} now, another trade came in between; look at it in the terminal", seen)
-
-    def _doubt(self, identifier: int, seconds: float) -> None:
+    def doubt(self, identifier: int, seconds: float) -> None:
+        """Leave a position alone for so long."""
         self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
 
-    def _end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
+    def end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
         """Write the end down and return it."""
         outcome = book_outcome(work.exit, state, reason, work.first, view or work.last, self.limits.magic, token(work.exit.decision))
         outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
@@ -344,37 +314,17 @@ class Gateway:
         return outcome
 
     def recover(self) -> list[Outcome]:
-        """Find out what became of every decision that was begun and not ended, sending nothing; return how each ended."""
-        done = []
-        for entry in self.journal.unfinished():
-            work = Work(Exit(**entry["exit"]), sends=len(entry["attempts"]))
-            steps = self._recover(work, entry)
-            while True:
-                try:
-                    self.clock.sleep_s(next(steps))
-                except StopIteration:
-                    raise AssertionError("a recovery ends by an End") from None
-                except End as end:
-                    done.append(self._end(work, end.state, end.reason, end.view))
-                    break
+        """Find out what became of every decision that was begun and not ended, sending nothing; return how each ended that is known now."""
+        done: list[Outcome] = []
+        for wait_s in self.recovery.steps(done):
+            self.clock.sleep_s(wait_s)
         return done
 
-    def _recover(self, work: Work, entry: dict) -> Generator[float, None, None]:
-        work.first = first_look(entry)
-        if not work.sends:
-            raise End(FAILED, "ended before anything was sent")
-        plan = last_plan(entry)
-        for step in settle(self.reader, work.exit, plan, before(work.first), self.limits):
-            if isinstance(step, tuple):
-                found, seen = step
-                if found in (REACHED, CHANGED, DEAD):
-                    self._check_side(work, seen)
-                    full = found == REACHED or seen.position is not None and reached(seen, work.exit, plan)
-                    reason = "found after a restart" if full else "done in part, or refused, before a restart"
-                    raise End(DONE if full else FAILED, reason, seen)
-                self._doubt(work.exit.identifier, self.limits.doubt_s)
-                raise End(FAILED if found == NOTHING else UNKNOWN, "the position shows nothing of what was sent before a restart", seen)
-            yield step
+    def resume(self) -> None:
+        """Begin to find out the same between other actions, unless that is under way; `poll` brings it on."""
+        if self.recovery.left and not self.recovery.running and not self.ending:
+            self.count += 1
+            heapq.heappush(self.queue, (self.clock.now_ns(), self.count, self.recovery.steps([])))
 
 
 def token(decision: str) -> str:

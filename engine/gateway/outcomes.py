@@ -1,6 +1,8 @@
 """How an action ended, in the kernel's words, from the deals the broker shows."""
 
-from engine.gateway.orders import DONE, Exit, Outcome
+from dataclasses import dataclass, field
+
+from engine.gateway.orders import DONE, FAILED, Exit, Outcome
 from engine.gateway.reconcile import turned
 from engine.gateway.view import View
 from engine.kernel.records import (
@@ -15,6 +17,41 @@ from engine.kernel.records import (
 )
 
 BY_STOP, BY_TAKE, BY_STOP_OUT = 4, 5, 6
+
+
+@dataclass
+class Work:
+    """One action under way."""
+
+    exit: Exit
+    sends: int = 0
+    retcodes: list[int] = field(default_factory=list)
+    met: dict[str, int] = field(default_factory=dict)      # how often each answer was met
+    filling: int = 0                                       # index into the symbol's modes
+    resends: int = 0
+    first: View | None = None
+    last: View | None = None                               # the newest look since the first request
+    reason: str = ""
+
+    def keep(self, view: View | None) -> None:
+        """Remember what a look after the first request showed; one that shows no position may be a look too early."""
+        if self.sends and view is not None and view.position is not None:
+            self.last = view
+
+
+class End(Exception):
+    """An action is over: its state and why."""
+
+    def __init__(self, state: str, reason: str, view: View | None = None):
+        super().__init__(reason)
+        self.state, self.reason, self.view = state, reason, view
+
+
+def check_side(exit: Exit, seen: View) -> None:
+    """End an action that finds its position on the other side as one that needs a person."""
+    if turned(seen, exit):
+        now = f"{'long' if exit.side < 0 else 'short'} {seen.position['volume']} lots"
+        raise End(FAILED, f"REVERSED: the position is {now} now, another trade came in between; look at it in the terminal", seen)
 
 
 def book_outcome(exit: Exit, state: str, reason: str, first: View | None, last: View | None, magic: int, comment: str) -> Outcome:

@@ -26,6 +26,7 @@ from engine.words import FILL_CODES
 
 POSITIONS_S, TICKS_S, QUOTES_S = 0.2, 0.05, 0.03
 REPAIR_S = 1.0                 # between two tries to reach a terminal that is gone
+RESUME_S = 10.0                # between two tries to find out what a killed run left
 E8 = 100_000_000
 Deliver = Callable[[int, bytes], None]         # kind and payload of a frame for the recorder
 
@@ -58,7 +59,7 @@ class Trader(threading.Thread):
         self.orders: queue.SimpleQueue[Exit | None] = queue.SimpleQueue()
         self.asked: dict[str, Exit] = {}
         self.stopping = False
-        self._positions_s = self._ticks_s = 0.0
+        self._positions_s = self._ticks_s = self._resume_s = 0.0
 
     def submit(self, exit: Exit) -> None:
         """Hand a decision over; returns at once."""
@@ -72,13 +73,12 @@ class Trader(threading.Thread):
     def run(self) -> None:
         """Serve decisions as they come, and look at the account in between."""
         try:
-            for outcome in self.gateway.recover():
-                self.health.problem = f"{outcome.decision}: {outcome.state} ({outcome.reason})"
             while not (self.stopping and not self.gateway.queue and self.orders.empty()):
                 self._wait()
                 for outcome in self.gateway.poll():
                     self._ended(outcome)
                 self._look()
+                self._resume()
         except Exception as error:      # the run ends with it: without this thread nothing is known of the account
             self.health.ended = f"the trading thread ended ({type(error).__name__}: {error})"
 
@@ -97,6 +97,13 @@ class Trader(threading.Thread):
         self.asked[exit.decision] = exit
         self.health.actions += 1
         self.gateway.start(exit)
+
+    def _resume(self) -> None:
+        """Find out, while the broker is there, what became of what a killed run had begun; until then those positions are left alone."""
+        now_s = clock.monotonic_s()
+        if self.health.looked_s and not self.health.problem and now_s >= self._resume_s:
+            self._resume_s = now_s + RESUME_S
+            self.gateway.resume()
 
     def _look(self) -> None:
         now_s = clock.monotonic_s()
