@@ -149,7 +149,7 @@ class Run:
             "params": np.zeros(v, votes["PARAMS"]),
             "modes": np.zeros((v, r), np.int64),
             "settings": np.zeros(v, R.SETTINGS),
-            "latches": np.zeros((v, slots, r, 4), np.int64),
+            "latches": np.zeros((v, slots, r, 5), np.int64),
             "actions": np.zeros(r, np.int64),
             "occasions": np.zeros(r, np.int64),
             "stops": np.zeros(r, np.int64),

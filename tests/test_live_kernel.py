@@ -70,6 +70,59 @@ def test_a_refusal_does_not_hold_back_what_is_more_severe(run):
     assert run.module.verdict(row, spot, setting, R.TIGHTEN) == R.ACTED, "what was granted since ends the wait"
 
 
+class Votes:
+    """One position of 100 steps at which one rule votes; the kernel's own functions settle its vote, answers come from outside."""
+
+    def __init__(self, run: Run):
+        self.run, self.now = run, T0 + S
+        run.arrays["modes"][0] = R.MODE_OFF
+        run.feed(stream(position(T0, 7, 1, 100, price=100_000, stop=99_000), quote(T0 + MS, 100_000, 100_010)))
+        run.arrays["modes"][0] = R.MODE_ACT
+        self.spot = run.arrays["positions"][0, 0]
+
+    def ask(self, action: int, occasion: int, share: float = 0.5, rule: int = 0) -> int:
+        """Return the volume an order keeps, MISSING where none went out."""
+        a, self.now = self.run.arrays, self.now + 10 * S
+        a["actions"][:] = R.HOLD               # a rule that holds keeps its occasion, as its state does
+        a["actions"][rule], a["occasions"][rule], a["shares"][rule], a["stops"][rule] = action, occasion, share, STOP
+        a["counts"][:] = 0
+        row = np.zeros(1, R.EVENT)[0]
+        row.recv_ns = self.now
+        self.run.module.settle_votes(row, a["market"][0], 0, 0, self.spot, a["settings"][0], a["modes"], a["states"], a["latches"],
+                                     int(action > R.HOLD) << rule, a["actions"], a["occasions"], a["stops"], a["shares"], a["decisions"],
+                                     a["counts"])
+        return int(self.spot.order_volume) if self.spot.order in (R.PARTIAL, R.CLOSE) else R.MISSING
+
+    def tell(self, *rows: np.ndarray) -> None:
+        self.run.arrays["modes"][0] = R.MODE_OFF
+        self.run.feed(stream(*rows))
+        self.run.arrays["modes"][0] = R.MODE_ACT
+
+
+@pytest.mark.parametrize("occasion, between", [(0, False), (5, False), (5, True)])
+def test_a_reduction_that_is_asked_again_never_aims_below_its_first_target(run, occasion, between):
+    votes = Votes(run)
+    assert votes.ask(R.PARTIAL, occasion) == 50
+    votes.tell(outcome(votes.now + 1, 7, R.REJECTED), change(votes.now + 2, 7, R.VOLUME_SET, lots=70))      # it had filled in part
+    if between:
+        assert votes.ask(R.TIGHTEN, 0, rule=3) == R.MISSING and votes.spot.order == R.TIGHTEN
+        votes.tell(outcome(votes.now + 1, 7, R.STOP_MOVED, STOP))
+    assert votes.ask(R.PARTIAL, occasion) == 50
+    votes.tell(outcome(votes.now + 1, 7, R.REJECTED), change(votes.now + 2, 7, R.VOLUME_SET, lots=50))      # and now in full
+    assert votes.ask(R.PARTIAL, occasion) == R.MISSING and votes.spot.order == R.HOLD, "there is nothing left to do"
+
+
+def test_a_reduction_for_another_reason_has_a_target_of_its_own(run):
+    votes = Votes(run)
+    assert votes.ask(R.PARTIAL, 5) == 50
+    votes.tell(outcome(votes.now + 1, 7, R.REJECTED), change(votes.now + 2, 7, R.VOLUME_SET, lots=50))
+    assert votes.ask(R.PARTIAL, 6, 0.2) == 30
+    votes.tell(outcome(votes.now + 1, 7, R.REJECTED))
+    assert votes.ask(R.PARTIAL, 9, 0.25, rule=4) == 25
+    votes.tell(outcome(votes.now + 1, 7, R.REJECTED))
+    assert votes.ask(R.CLOSE, 9, rule=4) == R.MISSING and votes.spot.order == R.CLOSE
+
+
 def test_an_answer_for_a_position_that_is_gone_changes_nothing(run):
     opened(run)
     run.feed(stream(change(T0 + 2 * S, 7, R.CLOSED, 100_100)))

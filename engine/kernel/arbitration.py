@@ -20,8 +20,9 @@ from .records import (
     USELESS,
 )
 
-# columns of a latch: the vote last written down, its occasion, whether it was acted on, and the last occasion that was
-LOGGED, OCCASION, DONE, ACTED_ON = 0, 1, 2, 3
+# columns of a latch: the vote last written down, its occasion, whether it was acted on, the last occasion that was,
+# and the volume that the order for the vote last written down was to keep
+LOGGED, OCCASION, DONE, ACTED_ON, KEEP = 0, 1, 2, 3, 4
 
 
 @compiled
@@ -57,6 +58,15 @@ def note_vote(latches, v, k, r, action, occasion):
         latches[v, k, r, LOGGED] = action
         latches[v, k, r, OCCASION] = occasion
         latches[v, k, r, DONE] = 0
+        latches[v, k, r, KEEP] = 0
+
+
+@compiled
+def volume_kept(latches, v, k, r, action, occasion):
+    """Return what an earlier order for this same vote was to keep: asked again after a refusal, it aims no lower; 0 for none."""
+    if is_news(latches, v, k, r, action, occasion):
+        return 0
+    return latches[v, k, r, KEEP]
 
 
 @compiled
@@ -66,6 +76,8 @@ def is_candidate(position, setting, modes, latches, v, k, r, action, occasion, s
         return False
     if action == TIGHTEN and not is_tighter(position, stop_ticks, setting.min_stop_step_ticks):
         return False
+    if action == PARTIAL and position.volume <= volume_kept(latches, v, k, r, action, occasion):
+        return False           # refused, as it was told, and there all the same
     if action == TIGHTEN and occasion == 0:
         return True            # a stop without an occasion follows the price and may move again
     if occasion != 0:
@@ -88,7 +100,7 @@ def choose(position, setting, modes, latches, v, k, actions, occasions, stops):
 
 
 @compiled
-def order(row, position, setting, r, action, stop_ticks, share):
+def order(row, position, setting, r, action, stop_ticks, share, kept):
     """Put the winning action in flight."""
     position.order = action
     position.order_rule = r
@@ -98,7 +110,7 @@ def order(row, position, setting, r, action, stop_ticks, share):
     position.order_stop_ticks = stop_ticks if action == TIGHTEN else MISSING
     position.order_volume = MISSING
     if action == PARTIAL:
-        position.order_volume = volume_left(position, share, setting.min_volume)
+        position.order_volume = max(volume_left(position, share, setting.min_volume), kept)
         if position.order_volume == 0:
             position.order = CLOSE
 

@@ -5,6 +5,7 @@ import numba
 from .arbitration import (
     ACTED_ON,
     DONE,
+    KEEP,
     LOGGED,
     choose,
     fold_switch,
@@ -13,6 +14,7 @@ from .arbitration import (
     order,
     result_of,
     verdict,
+    volume_kept,
     write,
 )
 from .book import fold_diff, fold_snapshot
@@ -214,7 +216,7 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
         news = is_news(latches, v, k, r, action, occasions[r])
         if news or result == ACTED:
             if result == ACTED:
-                order(row, position, setting, r, action, stops[r], shares[r])
+                order(row, position, setting, r, action, stops[r], shares[r], volume_kept(latches, v, k, r, action, occasions[r]))
             out = decisions[counts[0]]
             counts[0] += 1
             write(row, market, v, position, r, action, modes[v, r], result, votes, occasions[r], stops[r], out)
@@ -222,6 +224,7 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
         note_vote(latches, v, k, r, action, occasions[r])
         if result == ACTED:
             latches[v, k, r, DONE] = 1
+            latches[v, k, r, KEEP] = position.order_volume
             if occasions[r] != 0:
                 latches[v, k, r, ACTED_ON] = occasions[r]
 
