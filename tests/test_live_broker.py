@@ -117,13 +117,14 @@ class Dies(BaseException):
     """The engine ends here."""
 
 
-def test_what_a_killed_run_began_is_found_out_between_other_actions_once_the_broker_is_there(desk, monkeypatch):
-    monkeypatch.setattr(broker, "RESUME_S", 0.3)
+def left_behind(desk: Desk4, executed: bool = True) -> None:
+    """Let a run be killed in the middle of a reduction, and another begin."""
     ask = desk.link.ask
 
     def die(message, timeout_s=None):
         if message["call"] == "order_send":
-            ask(message)
+            if executed:
+                ask(message)
             raise Dies
         return ask(message)
     desk.link.ask = die
@@ -131,6 +132,20 @@ def test_what_a_killed_run_began_is_found_out_between_other_actions_once_the_bro
         desk.trader.gateway.act(desk.exit(0, PARTIAL, "earlier", volume_left=60))
     desk.link.ask = ask
     desk.made()
+
+
+def test_what_a_killed_run_began_is_found_out_before_it_ends(desk):
+    left_behind(desk, executed=False)
+    desk.trader.start()
+    desk.until(lambda: desk.trader.gateway.recovery.running)
+    desk.trader.stop()
+    desk.trader.join(30)
+    assert desk.journal.known("earlier")["end"]["outcome"]["state"] == "failed" and len(desk.journal.unfinished()) == 0
+
+
+def test_what_a_killed_run_began_is_found_out_between_other_actions_once_the_broker_is_there(desk, monkeypatch):
+    monkeypatch.setattr(broker, "RESUME_S", 0.3)
+    left_behind(desk)
     desk.terminal.faults.add({"do": "disconnect", "for_ms": 2500, "call": "terminal_info"})
     desk.trader.start()
     desk.trader.submit(desk.exit(0))

@@ -65,6 +65,8 @@ class Recovery:
                     del self.left[decision]
                 except Unreadable as unreadable:
                     self._alarm(entry, str(unreadable))
+                    if self.gateway.ending:
+                        return
         finally:
             self.running = False
 
@@ -95,8 +97,6 @@ class Recovery:
             raise End(FAILED, "ended before anything was sent")
         plan = last_plan(entry)
         for step in settle(self.gateway.reader, work.exit, plan, before(work.first), self.gateway.limits):
-            if self.gateway.ending:
-                raise Unreadable("the run ends")
             if not isinstance(step, tuple):
                 yield step
                 continue
