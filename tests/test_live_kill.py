@@ -18,7 +18,7 @@ from live_runs import ACT, LOGIN, MAGIC, Stage, Witness, acting, begun, faults_o
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process under /proc")
 VICTIMS = ("engine", "worker", "both", "terminal")
-SEEDS, SLOW_SEEDS, KILLS = (1, ), range(100, 103), 4
+SEEDS, KILLS = (1, 100, 101), 4
 FAST = ("--set", "ladder.every_ms=150", "--set", "follower.behind_bps=350")
 LINES = 24_000                 # of the capture, at half its speed three minutes: a position may be in doubt for one
 RATES = {"latency": 0.003, "lost": 0.001, "disconnect": 0.0004, "restart": 0.0003, "failed": 0.0003, "unknown": 0.05, "placed": 0.05,
@@ -156,7 +156,8 @@ def make_proof(folder: Path, capture: Path) -> Path:
         stage.close()
 
 
-@pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW_SEEDS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
 def test_kills_leave_nothing_done_twice_and_nothing_unknown(tmp_path, realdata, proof, seed):
     capture = beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", LINES, tmp_path)
     print(chain(tmp_path, capture, proof, seed, KILLS))
