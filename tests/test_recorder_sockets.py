@@ -147,6 +147,7 @@ def ethusdt(realdata, tmp_path_factory) -> tuple[Path, Session]:
     return capture, Session(import_files([capture], tmp_path_factory.mktemp("truth"), name="truth")["path"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_made_market(market, tmp_path, monkeypatch, linked, seed):
     survived(*market, tmp_path, seed, 30.0, 1.0, monkeypatch, linked)

@@ -76,6 +76,7 @@ def test_controls_reach_it_through_any_worker(workers):
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("when, left", [("before", 1.0), ("after", 0.6)])
 def test_a_program_that_hangs_in_a_call_and_is_killed_leaves_nothing_held(terminal, workers, when, left):
     one, two = workers
@@ -119,6 +120,7 @@ def test_time_that_passes_in_one_call_stops_no_other(terminal):
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hedging", "netting"])
 def test_a_killed_terminal_starts_again_as_it_was(tmp_path, mode):
     faults = [{"do": "unknown", "code": 10012, "executed": True, "delay_ms": 3_600_000, "skip": 1}]
