@@ -18,12 +18,13 @@ class Before:
     volume: float
     deals: frozenset[int]
     orders: frozenset[int]             # past ones
+    asked_at: float | None = None      # volume at the last request, where that is not the first
 
 
-def before(view: View) -> Before:
+def before(view: View, asked_at: float | None = None) -> Before:
     """Return what has to be remembered of a look."""
     return Before(view.position["volume"], frozenset(row["ticket"] for row in view.deals),
-                  frozenset(row["ticket"] for row in view.past_orders))
+                  frozenset(row["ticket"] for row in view.past_orders), asked_at)
 
 
 def turned(view: View, exit: Exit) -> bool:
@@ -66,7 +67,9 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
         if view.orders:
             continue
         closed = sum(row["volume"] for row in view.deals if row["ticket"] not in known.deals)
-        if view.position is None and closed < known.volume - GUARD_LOTS:
+        # a deal may have been known before the position showed it: what is gone is held against the last request
+        held = known.volume if known.asked_at is None else min(known.volume, known.asked_at)
+        if view.position is None and closed < held - GUARD_LOTS:
             continue                       # gone, and the deal that says so is not here yet
         if reached(view, exit, plan):
             yield REACHED, view

@@ -96,7 +96,8 @@ class Recovery:
         if not work.sends:
             raise End(FAILED, "ended before anything was sent")
         plan = last_plan(entry)
-        for step in settle(self.gateway.reader, work.exit, plan, before(work.first), self.gateway.limits):
+        known = before(work.first, entry["attempts"][-1]["volume"])
+        for step in settle(self.gateway.reader, work.exit, plan, known, self.gateway.limits):
             if not isinstance(step, tuple):
                 yield step
                 continue
