@@ -86,4 +86,4 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
         if view.position is not None and view.at_ns - healthy_ns >= limits.settle_s * 1e9:
             yield NOTHING, view
             return
-    yield UNCLEAR, view
+    yield UNCLEAR, None if healthy_ns == MISSING else view

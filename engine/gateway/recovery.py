@@ -102,6 +102,10 @@ class Recovery:
                 yield step
                 continue
             found, seen = step
+            if found == UNCLEAR and seen is not None and seen.position is not None and not seen.orders:
+                # it is there, nothing is under way, and its deals do not add up: later decisions rest on fresh readings
+                self.gateway.doubt(work.exit.identifier, self.gateway.limits.doubt_s)
+                raise End(UNKNOWN, "the deals and the position do not agree on what was sent before a restart", seen)
             if found == UNCLEAR:
                 raise Unreadable("the broker could not be read, or shows no deal that closed it")
             if found == NOTHING:
