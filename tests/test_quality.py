@@ -402,6 +402,14 @@ def test_the_rebuild_agrees_with_the_naive_one(tmp_path: Path, venue: str, seed:
         insert_message(rows, "depth", at, made)
     for seq in sorted(rng.sample(message_seqs(rows, "depth"), 8), reverse=True):
         remove_message(rows, seq)
+    for seq in rng.sample(message_seqs(rows, "depth"), 12):    # overtaken by up to four later ones
+        made = [row for row in rows["depth"] if row["seq"] == seq and not row["bits"] & SNAPSHOT_LEVEL]
+        following = [at for at in message_seqs(rows, "depth") if at > seq]
+        if made and len(following) > 4:
+            remove_message(rows, seq)
+            for row in made:
+                del row["seq"], row["recv_ns"]
+            insert_message(rows, "depth", following[rng.randrange(4)], made)
     for row in rng.sample(rows["depth"], 5):
         if row["qty_lots"]:
             row["qty_lots"] += rng.randint(0, 2)

@@ -154,7 +154,6 @@ def test_a_made_market(market, tmp_path, monkeypatch, linked, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.xfail(reason="a snapshot is vouched for that does not link: open")]
-                                               if seed == 11 else []) for seed in range(12)])
+@pytest.mark.parametrize("seed", range(12))
 def test_a_real_market(ethusdt, tmp_path, monkeypatch, linked, seed):
     survived(*ethusdt, tmp_path, seed, 20.0, 1.0, monkeypatch, linked)

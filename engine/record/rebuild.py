@@ -186,14 +186,28 @@ def _continues(previous, book_id, chained, strict):
 
 
 @njit(cache=True)
-def _buffered(at, kind, last_id, previous, strict):
+def _overtaken(kind, last_id):
+    """Return which diffs came after a later one of their chain."""
+    late = np.zeros(len(kind), np.bool_)
+    newest = MISSING
+    for i in range(len(kind)):
+        if kind[i] == BREAK:
+            newest = MISSING
+        elif kind[i] == DIFF:
+            late[i] = last_id[i] < newest
+            newest = max(newest, last_id[i])
+    return late
+
+
+@njit(cache=True)
+def _buffered(at, kind, last_id, previous, late, strict):
     """Return the first diff before a snapshot that is newer than it, or -1 when those diffs do not link to it whole."""
     first = at
     for j in range(at - 1, -1, -1):
-        if kind[j] == DIFF:
-            if last_id[j] < last_id[at]:
-                break
+        if kind[j] == DIFF and last_id[j] >= last_id[at]:
             first = j
+        elif kind[j] == DIFF and not late[j]:
+            break
     book_id, chained = last_id[at], False
     for j in range(first, at):
         if kind[j] == DIFF and not _old(last_id[j], book_id, chained, strict):
@@ -210,12 +224,13 @@ def _fold(kind, last_id, previous, strict, start, stop, side, slot, lots, ladder
     size = ladder.shape[1]
     top = np.array([-1, size])
     sound, chained, book_id, snapshot = False, False, MISSING, -1
+    late = _overtaken(kind, last_id)
     for i in range(len(kind)):
         begin = i
         if kind[i] == BREAK:
             sound = False
         elif kind[i] == SNAPSHOT:
-            begin = _buffered(i, kind, last_id, previous, strict)
+            begin = _buffered(i, kind, last_id, previous, late, strict)
             if begin >= 0:  # a snapshot that does not link leaves the book as it is
                 ladder[:] = 0
                 top[0], top[1] = -1, size
