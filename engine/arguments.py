@@ -78,9 +78,12 @@ def add_recording(command: Callable) -> None:
     sub.add_argument(
         "--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
     )
-    sub.add_argument("--port", type=int, default=0, help="on loopback (default: a free one)")
+    sub.add_argument("--port", type=port, default=0, help="on loopback (default: a free one)")
     sub.add_argument("--loop", action="store_true", help="play again at the end")
+    sub.add_argument("--venue", choices=["binance_usdm", "binance_spot"], help="exchange: where the captures do not say")
     sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
+    sub.add_argument("--script", type=Path, metavar="JSON",
+                     help='scripted faults: a list such as [{"at_s": 10, "kind": "drop", "stream": "*@depth*"}]')
     sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
     sub.add_argument("--follow", metavar="WS_URL", help="terminal: no FILE, but a demo account led by BTCUSDT at this socket")
     sub.add_argument(
@@ -137,7 +140,7 @@ def add_analysis(command: Callable) -> None:
     sub.add_argument("--direction", choices=["BUY", "SELL", "HOLD"], help="the recommendation to hold it against")
     sub = command("mcp", "the same for a model, over MCP: read-only, no tool can trade")
     sub.add_argument("--transport", choices=["stdio", "http"], default="stdio", help="default: stdio")
-    sub.add_argument("--port", type=int, default=0, help="for http, on loopback (default: a free one)")
+    sub.add_argument("--port", type=port, default=0, help="for http, on loopback (default: a free one)")
 
 
 def add_replay(command: Callable) -> None:
@@ -285,3 +288,10 @@ def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         "--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)"
     )
     return source
+
+
+def port(text: str) -> int:
+    """Read the number of a port, 0 for any that is free."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; it is a whole number from 0, any free one, to 65535")
+    return int(text)

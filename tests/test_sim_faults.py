@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 from exchanges import asked, capture_config, dial, drained, of_streams, played, read_all, recorded, with_exchange
-from websockets.exceptions import ConnectionClosed
+from live_runs import Command, wait_for
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
+from engine.cli import main
 from engine.errors import BadInput
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
@@ -353,3 +356,33 @@ def test_faults_that_cannot_happen_are_named(capture, tmp_path):
         Exchange(capture_config(capture, rates={"fire": 1.0}))
     with pytest.raises(BadInput, match="cannot be read"):
         read_script(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("arguments,words", [
+    (["--fault", "drop=often"], "'often' is no number"), (["--fault", "drop"], "NAME=NUMBER"), (["--script", "absent.json"], "cannot be read")])
+def test_the_command_names_wrong_faults(capture, capsys, arguments, words):
+    assert main(["sim", "exchange", str(capture), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_port_that_is_none_is_named(capture, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["sim", "exchange", str(capture), "--port", "99999"])
+    assert "from 0, any free one, to 65535" in capsys.readouterr().err
+
+
+def test_the_command_does_what_its_script_says(capture, tmp_path):
+    (tmp_path / "faults.json").write_text('[{"at_s": 1, "kind": "close", "code": 1008, "reason": "as written"}]')
+    exchange = Command(tmp_path, "exchange", "sim", "exchange", str(capture), "--script", str(tmp_path / "faults.json"), "--speed", "10")
+
+    async def work(address: str) -> None:
+        async with connect(f"{address}/public/stream?streams=btcusdt@bookTicker") as socket:
+            async for _ in socket:
+                pass
+
+    try:
+        with pytest.raises(ConnectionClosedError) as closed:
+            asyncio.run(asyncio.wait_for(work(wait_for(exchange.line, 60, "where it is")["ws"]), 20))
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "as written")
+    finally:
+        exchange.end()

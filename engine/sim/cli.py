@@ -18,13 +18,21 @@ def sim(args: argparse.Namespace) -> None:
 
     from engine.cli import pairs
     from engine.sim.exchange import Exchange, ExchangeConfig
+    from engine.sim.faults import read_script
 
-    rates = {kind: float(rate) for kind, rate in pairs(args.fault, "--fault", upper=False).items()}
+    rates = {}
+    for kind, rate in pairs(args.fault, "--fault", upper=False).items():
+        try:
+            rates[kind] = float(rate)
+        except ValueError:
+            raise BadInput(f"--fault {kind}={rate}: {rate!r} is no number; write how often a minute, such as {kind}=2") from None
+    faults = read_script(args.script) if args.script else []
     if rates:
         print(f"seed {args.seed}", file=sys.stderr)
 
     async def serve() -> None:
-        config = ExchangeConfig(args.files, speed=args.speed, port=args.port, loop=args.loop, seed=args.seed, rates=rates)
+        config = ExchangeConfig(args.files, venue=args.venue, speed=args.speed, port=args.port, loop=args.loop, faults=faults,
+                                seed=args.seed, rates=rates)
         async with Exchange(config) as exchange:
             print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
             await asyncio.Event().wait()
