@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from engine.gateway.client import DirectLink, LinkLost
 from engine.gateway.intents import IntentJournal
@@ -267,3 +269,21 @@ class World:
         for identifier, volume in closed.items():
             assert volume <= opened[identifier]
         assert not self.journal.unfinished() and not self.gateway.busy
+
+
+@contextmanager
+def dying(link, executed: bool = True) -> Iterator[None]:
+    """Let the engine end in the middle of every order, executed by the broker or not."""
+    ask = link.ask
+
+    def die(message, timeout_s=None):
+        if message["call"] == "order_send":
+            if executed:
+                ask(message)
+            raise Killed
+        return ask(message)
+    link.ask = die
+    try:
+        yield
+    finally:
+        link.ask = ask

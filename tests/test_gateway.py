@@ -25,7 +25,7 @@ from engine.gateway.terminal_faults import Faults
 from engine.gateway.view import QuoteAges
 from engine.instruments import Instrument
 from engine.kernel import records as k
-from gateways import Rushed
+from gateways import Killed, Rushed, dying
 
 BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
 
@@ -423,26 +423,11 @@ def test_the_journal_outlives_the_process_and_a_torn_tail(tmp_path):
         IntentJournal(path)
 
 
-class Dies(BaseException):
-    """The engine ends here."""
-
-
 @pytest.mark.parametrize("executed", [True, False])
 @pytest.mark.parametrize("action, more", [(k.CLOSE, {}), (k.PARTIAL, {"volume_left": 60}), (k.TIGHTEN, {"stop_ticks": 5_950_000})])
 def test_after_a_kill_it_finds_out_what_became_of_the_order_and_sends_nothing(executed, action, more):
     rig = Rig()
-    ask = rig.link.ask
-
-    def die(message, timeout_s=None):
-        if message["call"] == "order_send":
-            if executed:
-                ask(message)
-            raise Dies
-        return ask(message)
-    rig.link.ask = die
-    with pytest.raises(Dies):
-        rig.act(action, **more)
-    rig.link.ask = ask
+    killed(rig, rig.ask(action, **more), executed=executed)
     gateway, sent = rig.make(), len(rig.requests)
     ended, = gateway.recover()
     assert ended.state == ("done" if executed else "failed") and len(rig.requests) == sent
@@ -453,19 +438,10 @@ def test_after_a_kill_it_finds_out_what_became_of_the_order_and_sends_nothing(ex
 
 def killed(rig: Rig, *exits: Exit, executed: bool = True) -> None:
     """Kill the engine in the middle of each of these."""
-    ask = rig.link.ask
-
-    def die(message, timeout_s=None):
-        if message["call"] == "order_send":
-            if executed:
-                ask(message)
-            raise Dies
-        return ask(message)
-    rig.link.ask = die
-    for exit in exits:
-        with pytest.raises(Dies):
-            rig.gateway.act(exit)
-    rig.link.ask = ask
+    with dying(rig.link, executed):
+        for exit in exits:
+            with pytest.raises(Killed):
+                rig.gateway.act(exit)
 
 
 @pytest.mark.parametrize("fault", [

@@ -21,6 +21,7 @@ from engine.live import broker
 from engine.live.broker import Health, Trader
 from engine.record.own import Account, Order
 from engine.record.segment import ACCOUNT, OUTCOME
+from gateways import Killed, dying
 
 BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
 S = 10**9
@@ -113,24 +114,10 @@ def test_a_new_position_is_told_once_where_the_deals_of_another_cannot_be_read(d
     assert sorted(told) == sorted([(new.identifier, "opened"), (desk.held[0].identifier, "stopped")])
 
 
-class Dies(BaseException):
-    """The engine ends here."""
-
-
 def left_behind(desk: Desk4, executed: bool = True) -> None:
     """Let a run be killed in the middle of a reduction, and another begin."""
-    ask = desk.link.ask
-
-    def die(message, timeout_s=None):
-        if message["call"] == "order_send":
-            if executed:
-                ask(message)
-            raise Dies
-        return ask(message)
-    desk.link.ask = die
-    with pytest.raises(Dies):
+    with dying(desk.link, executed), pytest.raises(Killed):
         desk.trader.gateway.act(desk.exit(0, PARTIAL, "earlier", volume_left=60))
-    desk.link.ask = ask
     desk.made()
 
 
