@@ -56,14 +56,14 @@ class Trader(threading.Thread):
         self.link, self.gateway, self.instruments, self.deliver, self.health = link, gateway, instruments, deliver, health
         self.reader: Reader = gateway.reader
         self.book = AccountBook(instruments, utc_ns)
-        self.orders: queue.SimpleQueue[Exit | None] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[tuple[Exit, str] | None] = queue.SimpleQueue()
         self.asked: dict[str, Exit] = {}
         self.stopping = False
         self._positions_s = self._ticks_s = self._resume_s = 0.0
 
-    def submit(self, exit: Exit) -> None:
-        """Hand a decision over; returns at once."""
-        self.orders.put(exit)
+    def submit(self, exit: Exit, why: str = "") -> None:
+        """Hand a decision over, or one that is to be refused and why; returns at once."""
+        self.orders.put((exit, why))
 
     def stop(self) -> None:
         """End after what is under way; what was not begun is refused."""
@@ -88,15 +88,16 @@ class Trader(threading.Thread):
         if self.gateway.queue:
             due_s = min(due_s, (self.gateway.queue[0][0] - self.gateway.clock.now_ns()) / 1e9)
         try:
-            exit = self.orders.get(timeout=max(0.0, due_s)) if due_s > 0 else self.orders.get_nowait()
+            asked = self.orders.get(timeout=max(0.0, due_s)) if due_s > 0 else self.orders.get_nowait()
         except queue.Empty:
             return
-        if exit is None:
+        if asked is None:
             self.stopping = True
             return
+        exit, why = asked
         self.asked[exit.decision] = exit
         self.health.actions += 1
-        self.gateway.start(exit)
+        self.gateway.start(*((exit, why) if why else (exit,)))
 
     def _resume(self) -> None:
         """Find out, while the broker is there, what became of what a killed run had begun; until then those positions are left alone."""
