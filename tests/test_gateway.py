@@ -208,6 +208,33 @@ def test_the_kill_switch(tmp_path):
     assert rig.act(k.CLOSE, "d2").state == "done"
 
 
+def test_a_decision_that_comes_with_a_reason_against_it_is_refused_and_journaled():
+    rig = Rig()
+    rig.gateway.start(rig.ask(k.CLOSE), "the feeds are not well")
+    done, = rig.gateway.poll()
+    assert (done.state, done.reason, done.code, done.sends) == ("refused", "the feeds are not well", k.REJECTED, 0) and rig.requests == []
+    assert rig.journal.known("d1")["what"] == "refused" and rig.act(k.CLOSE) == done and rig.act(k.CLOSE, "d2").state == "done"
+
+
+@pytest.mark.parametrize("asked", range(3))
+def test_what_may_not_be_sent_is_not_sent_at_the_beginning_before_the_request_or_once_it_is_on_disk(asked):
+    rig, answers = Rig(), [""] * asked + ["held: a feed is late"]
+    rig.gateway.may_send = lambda exit: answers.pop(0)
+    done = rig.act(k.CLOSE)
+    assert (done.state, done.reason, done.sends) == ("refused", "held: a feed is late", 0) and rig.requests == [] and answers == []
+    assert not rig.journal.unfinished() and not rig.gateway.busy and rig.alarms == []
+    rig.gateway.may_send = lambda exit: ""
+    assert rig.act(k.CLOSE) == done and rig.act(k.CLOSE, "d2").state == "done"
+
+
+def test_the_rest_of_a_decision_is_not_sent_when_it_may_not_be_sent_any_more():
+    rig = Rig([{"do": "partial", "share": 0.5}])
+    rig.gateway.may_send = lambda exit: "switched off" if rig.requests else ""
+    done = rig.act(k.CLOSE)
+    assert (done.state, done.code, done.reason, done.sends) == ("failed", k.RULE_REDUCED, "switched off", 1) and rig.left == 0.5
+    assert len(rig.requests) == 1 and rig.alarms
+
+
 @pytest.mark.parametrize("code, sends, state", [
     (10004, 2, "done"), (10006, 2, "done"), (10007, 1, "failed"), (10013, 2, "done"), (10014, 2, "done"), (10015, 2, "done"), (10017, 1, "failed"),
     (10018, 2, "done"), (10019, 1, "failed"), (10020, 2, "done"), (10021, 2, "done"), (10023, 2, "done"), (10024, 2, "done"), (10026, 1, "failed"),

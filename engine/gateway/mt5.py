@@ -44,14 +44,18 @@ Steps = Generator[float, None, Outcome]
 
 
 class Gateway:
-    """Acts on the positions of one terminal through a link; `alarm` hears of every end that needs a person."""
+    """Acts on the positions of one terminal through a link; `alarm` hears of every end that needs a person.
+
+    `may_send` tells why a decision may not be sent now, "" where it may; it is asked in the thread that polls.
+    """
 
     def __init__(self, link, limits: Limits, journal: IntentJournal, clock, instruments: dict[str, Instrument], *,
-                 server: ServerClock | None = None, alarm: Callable[[str], None] = lambda text: None):
+                 server: ServerClock | None = None, alarm: Callable[[str], None] = lambda text: None,
+                 may_send: Callable[[Exit], str] = lambda exit: ""):
         self.link, self.limits, self.journal, self.clock, self.instruments = link, limits, journal, clock, instruments
         self.reader = Reader(link, clock, limits.accounts)
         self.ages = QuoteAges(server)
-        self.alarm = alarm
+        self.alarm, self.may_send = alarm, may_send
         self.busy: dict[int, Work] = {}
         self.doubt_until_ns = doubts(journal, limits.doubt_s)
         self.queue: list[tuple[int, int, Generator[float, None, Outcome | None]]] = []
@@ -68,10 +72,10 @@ class Gateway:
             except StopIteration as end:
                 return end.value
 
-    def start(self, exit: Exit) -> None:
-        """Begin one action; `poll` brings it on."""
+    def start(self, exit: Exit, why: str = "") -> None:
+        """Begin one action; `poll` brings it on. With a `why` it is refused for that reason."""
         self.count += 1
-        heapq.heappush(self.queue, (self.clock.now_ns(), self.count, self.steps(exit)))
+        heapq.heappush(self.queue, (self.clock.now_ns(), self.count, self.steps(exit, why)))
 
     def poll(self) -> list[Outcome]:
         """Bring on every action that is due; return those that ended."""
@@ -86,7 +90,7 @@ class Gateway:
                     ended.append(end.value)
         return ended
 
-    def steps(self, exit: Exit) -> Steps:
+    def steps(self, exit: Exit, why: str = "") -> Steps:
         """Yield seconds to wait; return how the action ended. What is on record already is answered from there."""
         known = self.journal.known(exit.decision)
         if any(work.exit.decision == exit.decision for work in self.busy.values()):
@@ -95,6 +99,8 @@ class Gateway:
             return Outcome(**{key: value for key, value in known["end"]["outcome"].items()}) if known["end"] else Outcome(
                 exit.decision, UNKNOWN, "it was begun before and is not reconciled yet", REJECTED)
         try:
+            if why:
+                raise Refusal(why)
             self._allow(exit)
         except Refusal as refusal:
             return self.end(Work(exit), REFUSED, str(refusal), None)
@@ -111,8 +117,7 @@ class Gateway:
         """Raise Refusal for what needs no look at the broker to be refused."""
         limits, now_ns = self.limits, self.clock.now_ns()
         check_exit(exit)
-        if self.killed():
-            raise Refusal(f"the kill switch is on ({limits.kill_file})")
+        self._allow_send(exit)
         if exit.symbol not in limits.symbols or exit.symbol not in self.instruments:
             raise Refusal(f"symbol {exit.symbol} is not among those allowed")
         if exit.identifier in self.busy:
@@ -136,9 +141,12 @@ class Gateway:
         if self.journal.since(now_ns, DAY_NS) >= limits.actions_per_day:
             raise Refusal(f"the limit of {limits.actions_per_day} actions a day is reached")
 
-    def killed(self) -> bool:
-        """Tell whether the kill switch is on."""
-        return self.limits.kill_file is not None and self.limits.kill_file.exists()
+    def _allow_send(self, exit: Exit) -> None:
+        """Raise Refusal for what may not be sent now; asked before every request, and again once it is on disk."""
+        if self.limits.kill_file is not None and self.limits.kill_file.exists():
+            raise Refusal(f"the kill switch is on ({self.limits.kill_file})")
+        if why := self.may_send(exit):
+            raise Refusal(why)
 
     def _look(self, work: Work) -> Generator[float, None, View]:
         """Return a look that may be acted on; end the action when there is none."""
@@ -204,13 +212,12 @@ class Gateway:
                 yield from self._again(work, Code("FROZEN", "wait", FREEZE_WAITS, FREEZE_WAIT_S, "the price is inside the freeze level"))
                 continue
             plan = self._plan(work, view)
-            if self.killed():
-                raise End(FAILED if work.sends else REFUSED, f"the kill switch is on ({self.limits.kill_file})", view)
-            if work.first is None:
-                try:
+            try:
+                self._allow_send(work.exit)
+                if work.first is None:
                     self._allow_now(work.exit)
-                except Refusal as refusal:
-                    raise End(REFUSED, str(refusal), view) from None
+            except Refusal as refusal:
+                raise End(FAILED if work.sends else REFUSED, str(refusal), view) from None
             self._begin(work, view, plan)
             code, reply = self._send(work, view, plan)
             yield from self._judge(work, view, plan, code, reply)
@@ -241,8 +248,12 @@ class Gateway:
             finally:
                 on_disk()
             if reply["ok"]:
+                self._allow_send(work.exit)
                 sent = True
                 reply = self.link.ask(message)
+        except Refusal as refusal:
+            work.sends -= 1                    # this one never went out
+            raise End(FAILED if work.sends else REFUSED, str(refusal), view) from None
         except LinkLost as lost:
             work.reason = str(lost)
             self.link.restart()
