@@ -22,8 +22,8 @@ class Feed:
 
     def __init__(self, seed: int = 1, script: list | None = None, begin_ns: int = 1_760_000_000 * 10**9):
         self.clock, self.told = VirtualClock(begin_ns), []
-        self.book = Book([Spec("BTCUSD"), Spec("XAUUSD", digits=3)])
-        self.terminal = SimulatedTerminal(self.book, self.clock, faults=Faults(script or []), feed=self._rows(seed))
+        self.book, self.other = (Book([Spec("BTCUSD"), Spec("XAUUSD", digits=3)], login=login) for login in (5001, 6001))
+        self.terminal = SimulatedTerminal([self.book, self.other], self.clock, faults=Faults(script or []), feed=self._rows(seed))
         self.link = DirectLink(Desk(self.terminal.module, Intents(None)))
         self.link.restart()
 
@@ -38,6 +38,10 @@ class Feed:
             now_ns += dice.choice([0, 0, 400_000, 50 * 10**6, 700 * 10**6])
 
     begun_ns = 1_760_000_000 * 10**9
+
+    def elsewhere(self) -> None:
+        """Let the other account be quoted a price of its own."""
+        self.other.push(self.clock.now_ns(), "BTCUSD", 7_000_000, 7_000_100)
 
 
 def test_every_quote_once_in_order_and_in_utc():
@@ -118,3 +122,55 @@ def test_the_offset_follows_a_change_of_the_hour():
 def test_an_unknown_symbol_is_one_sentence():
     with pytest.raises(SourceFailed, match="NONE"):
         Mt5Quotes(Feed().link, ["NONE"], VirtualClock())
+
+
+OURS = 5001, "Simulated-Demo"
+
+
+def after(feed: Feed, quotes: Mt5Quotes, polls: int = 5) -> tuple[list[BrokerQuote], list[Marker]]:
+    """Poll some times while the other account has quotes of its own."""
+    found = []
+    for _ in range(polls):
+        feed.clock.sleep_s(0.5)
+        feed.elsewhere()
+        found += quotes.poll()
+    return [each for each in found if isinstance(each, BrokerQuote)], [each for each in found if isinstance(each, Marker)]
+
+
+def test_quotes_of_another_account_are_not_delivered_and_those_of_ours_go_on_once_it_is_back():
+    feed = Feed(5)
+    quotes = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock, account=OURS)
+    assert after(feed, quotes)[0]
+    away = len(feed.told)
+    feed.terminal.login = 6001
+    found, markers = after(feed, quotes)
+    assert not found and [(each.code, each.stream) for each in markers] == [("lost", "quotes")]
+    assert "6***1 on Simulated-Demo is logged in" in markers[0].detail
+    feed.terminal.login = 5001
+    found, markers = after(feed, quotes)
+    assert [each.code for each in markers] == ["connected"]
+    told = [f"{bid / 100:.2f}" for ns, name, bid, ask in feed.told[away:] if name == "BTCUSD" and ns <= feed.clock.now_ns()]
+    assert told and [each.bid for each in found][-len(told):] == told, "what was quoted to ours meanwhile is not missing"
+
+
+@pytest.mark.parametrize("call", ["account_info", "copy_ticks_from", "symbol_info_tick"])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_an_account_that_changes_while_quotes_are_read_is_seen(call, skip):
+    feed = Feed(6)
+    quotes = Mt5Quotes(feed.link, ["BTCUSD"], feed.clock, account=OURS)
+    after(feed, quotes)
+    feed.clock.sleep_s(10.0)                       # so long without a quote that the last tick is asked for as well
+    feed.terminal.faults.add({"do": "account", "login": 6001, "call": call, "skip": skip * (call != "symbol_info_tick")})
+    found, markers = after(feed, quotes)
+    assert [each.code for each in markers] == ["lost"]
+    feed.terminal.login = 5001
+    again, markers = after(feed, quotes)
+    assert [each.code for each in markers] == ["connected"] and again
+    assert "70000.00" not in {each.bid for each in found + again}
+
+
+@pytest.mark.parametrize("account", [(6001, "Simulated-Demo"), (5001, "Simulated-Real")])
+def test_quotes_do_not_begin_at_another_account_or_server(account):
+    feed = Feed(7)
+    with pytest.raises(SourceFailed, match="is logged in, not the account of this run"):
+        Mt5Quotes(feed.link, ["BTCUSD"], feed.clock, account=account)

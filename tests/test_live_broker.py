@@ -18,9 +18,10 @@ from engine.gateway.view import Unreadable
 from engine.instruments import Instrument
 from engine.kernel.records import CLOSE, PARTIAL
 from engine.live import broker
-from engine.live.broker import Health, Trader
+from engine.live.broker import Health, Quotes, Trader
+from engine.record.frames import BrokerQuote, Marker
 from engine.record.own import Account, Order
-from engine.record.segment import ACCOUNT, OUTCOME
+from engine.record.segment import ACCOUNT, CONTROL, OUTCOME, QUOTE
 from gateways import Killed, dying
 
 BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
@@ -143,3 +144,38 @@ def test_what_a_killed_run_began_is_found_out_between_other_actions_once_the_bro
     assert desk.journal.known("earlier")["end"]["outcome"]["state"] == "done" and len(desk.terminal.log) == 1
     desk.trader.submit(desk.exit(0, name="later"))
     assert desk.until(lambda: desk.ended().get("later")).state == "done"
+
+
+def test_the_quotes_thread_delivers_none_of_another_account_and_goes_on_once_ours_is_back():
+    terminal = build({"symbols": [{"name": "BTCUSD"}], "accounts": [{}, {"login": 6001}],
+                      "quotes": [["BTCUSD", 6_000_000, 6_000_100]]})
+    link, told, health = DirectLink(Desk(terminal.module, Intents(None))), [], Health()
+    quotes = Quotes(link, ["BTCUSD"], WallClock(), lambda kind, payload: told.append((kind, payload)), health, (5001, "Simulated-Demo"))
+
+    def seen(kind, struct):
+        return [msgspec.json.decode(payload, type=struct) for k, payload in list(told) if k == kind]
+
+    def until(found):
+        end_s = time.monotonic() + 20
+        while not found():
+            assert time.monotonic() < end_s and not health.ended, (told, health)
+            with terminal.lock:
+                for login, bid in ((5001, 6_000_000), (6001, 7_000_000)):
+                    terminal.servers[login].book.push(WallClock().now_ns(), "BTCUSD", bid, bid + 100)
+            time.sleep(0.02)
+    quotes.start()
+    try:
+        until(lambda: len(seen(QUOTE, BrokerQuote)) > 3)
+        terminal.login = 6001
+        until(lambda: "lost" in [marker.code for marker in seen(CONTROL, Marker)])
+        had = len(seen(QUOTE, BrokerQuote))
+        end_s = time.monotonic() + 0.5
+        until(lambda: time.monotonic() > end_s)
+        assert len(seen(QUOTE, BrokerQuote)) == had and "6***1" in health.quotes_problem
+        terminal.login = 5001
+        until(lambda: len(seen(QUOTE, BrokerQuote)) > had + 3)
+    finally:
+        quotes.stop()
+        quotes.join(10)
+    assert [marker.code for marker in seen(CONTROL, Marker)] == ["connected", "lost", "connected"] and not health.quotes_problem
+    assert {quote.bid for quote in seen(QUOTE, BrokerQuote)} == {"60000.00"}

@@ -158,11 +158,12 @@ class Trader(threading.Thread):
 
 
 class Quotes(threading.Thread):
-    """Polls the broker's quotes."""
+    """Polls the broker's quotes; with `account`, its login and server, never those of another one."""
 
-    def __init__(self, link, symbols: list[str], wall, deliver: Deliver, health: Health):
+    def __init__(self, link, symbols: list[str], wall, deliver: Deliver, health: Health, account: tuple[int, str] | None = None):
         super().__init__(name="quotes", daemon=True)
         self.link, self.symbols, self.wall, self.deliver, self.health = link, symbols, wall, deliver, health
+        self.account = account
         self.source: Mt5Quotes | None = None
         self.ended = threading.Event()
 
@@ -176,7 +177,7 @@ class Quotes(threading.Thread):
         while not self.ended.wait(QUOTES_S):
             try:
                 if self.source is None:
-                    self.source = Mt5Quotes(self.link, self.symbols, self.wall)
+                    self.source = Mt5Quotes(self.link, self.symbols, self.wall, self.account)
                     for symbol in self.symbols:
                         self.deliver(CONTROL, msgspec.json.encode(Marker("connected", symbol, "quotes")))
                     self.health.quotes_problem = ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import SourceFailed
 from engine.gateway.server_clock import detect_offset_s
+from engine.gateway.symbols import masked
 from engine.gateway.view import Reader, Unreadable
 from engine.record.frames import BrokerQuote, Marker
 
@@ -57,20 +58,31 @@ def fresh_rows(rows: dict, last_msc: int, taken: int) -> tuple[list[tuple[int, f
 class Mt5Quotes:
     """Polls the quotes of some symbols; what `poll` returns are payloads for the recorder, in the order of each symbol."""
 
-    def __init__(self, link, symbols: list[str], clock):
-        self.reader, self.clock = Reader(link, clock, frozenset()), clock
+    def __init__(self, link, symbols: list[str], clock, account: tuple[int, str] | None = None):
+        """Begin at a terminal; with `account`, its login and server, nothing is read while another one is logged in."""
+        self.reader, self.clock, self.account = Reader(link, clock, frozenset()), clock, account
         self.cursors = [self._begin(symbol) for symbol in symbols]
         self.offset_s: int | None = None
 
     def _begin(self, symbol: str) -> Cursor:
         """Start at the last tick there is, which itself is told."""
         try:
-            if not self.reader.call("symbol_select", symbol, True):
+            if not self._read("symbol_select", symbol, True):
                 raise SourceFailed(f"the terminal cannot select {symbol}; open Market Watch and see how the broker names it")
-            digits, last = self.reader.call("symbol_info", symbol)["digits"], self.reader.call("symbol_info_tick", symbol)
+            digits, last = self._read("symbol_info", symbol)["digits"], self._read("symbol_info_tick", symbol)
             return Cursor(symbol, digits, last["time_msc"])
         except Unreadable as unreadable:
             raise SourceFailed(f"quotes of {symbol} cannot be read: {unreadable}") from None
+
+    def _read(self, name: str, *args):
+        """Return the result of a call; raise Unreadable where another account is logged in before it or after it."""
+        if self.account is None:
+            return self.reader.call(name, *args)
+        before, result, after = self.reader.batch(("account_info", [], {}), (name, list(args), {}), ("account_info", [], {}))
+        for seen in (before, after):
+            if (seen["login"], seen["server"]) != self.account:
+                raise Unreadable(f"account {masked(seen['login'])} on {seen['server']} is logged in, not the account of this run")
+        return result
 
     def poll(self) -> list[BrokerQuote | Marker]:
         """Return every new quote, and a marker where a symbol cannot be read any more, or again."""
@@ -97,7 +109,7 @@ class Mt5Quotes:
         now_ns = self.clock.now_ns()
         if now_ns - cursor.fresh_ns < SILENCE_NS and not cursor.shown:
             return []
-        tick = self.reader.call("symbol_info_tick", cursor.symbol)
+        tick = self._read("symbol_info_tick", cursor.symbol)
         if tick["time_msc"] > cursor.last_msc - REWOUND_MSC and (not cursor.shown or tick["time_msc"] > cursor.last_msc):
             cursor.shown, cursor.fresh_ns = (), now_ns
             return []
@@ -115,7 +127,7 @@ class Mt5Quotes:
         if cursor.shown:
             return quotes
         while True:
-            rows = self.reader.call("copy_ticks_from", cursor.symbol, max(cursor.last_msc // 1000, 86_400), PAGE, COPY_TICKS_INFO)
+            rows = self._read("copy_ticks_from", cursor.symbol, max(cursor.last_msc // 1000, 86_400), PAGE, COPY_TICKS_INFO)
             now_ns = self.clock.now_ns()
             fresh, last_msc, taken = fresh_rows(rows, cursor.last_msc, cursor.taken)
             full = len(rows["time_msc"]) >= PAGE
