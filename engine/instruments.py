@@ -33,6 +33,7 @@ class Instrument:
     qty_decimals: int
     scale_source: str = "inferred" # inferred (greatest step that fits every value) | given | venue
     pair: str = ""                 # for a broker symbol: the venue symbol that leads it
+    least_lots: int = 1            # of a broker symbol: the smallest deal
 
     def price_ticks(self, text: str) -> int:
         """Return a price as whole ticks, exactly, or raise BadInput."""

@@ -42,12 +42,12 @@ def open_desk(instruments: list[Instrument], model_tick: str) -> Desk:
         for broker in mine:
             numbers[broker.symbol] = len(pairs)
         pairs.append(Pair(entry.symbol, entry.tick_size, entry.lot_size, mine[0].tick_size if mine else model_tick,
-                          entry.venue == "binance_usdm"))
+                          entry.venue == "binance_usdm", min_volume=mine[0].least_lots if mine else 1))
         quoted.append(bool(mine))
     for broker in brokers:
         if broker.symbol not in numbers:
             numbers[broker.symbol] = len(pairs)
-            pairs.append(Pair(broker.symbol, broker.tick_size, broker.lot_size, broker.tick_size, False))
+            pairs.append(Pair(broker.symbol, broker.tick_size, broker.lot_size, broker.tick_size, False, min_volume=broker.least_lots))
             quoted.append(True)
     return Desk(pairs, numbers, quoted)
 

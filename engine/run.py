@@ -35,6 +35,7 @@ class Pair:
     large_usd: int = 500_000
     whale_usd: int = 1_000_000
     wall_usd: int = 500_000
+    min_volume: int = 1            # volume steps: smallest that may stay or be closed
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Settings:
     entry_latency_ns: int = 250_000_000
     cooldown_ns: int = 1_000_000_000
     min_stop_step_ticks: int = 1
-    min_volume: int = 1
     simulate: bool = True
     slippage_ticks: int = 0
     retry_ns: int = 5_000_000_000
@@ -61,6 +61,7 @@ def _constants(R, pairs: list[Pair]) -> np.ndarray:
         row.strict_chain = pair.strict_chain
         row.stale_ns = pair.stale_ns
         row.quote_stale_ns = pair.quote_stale_ns
+        row.min_volume = pair.min_volume
         row.quote_ticks_per_tick = float(Fraction(pair.tick_size) / Fraction(pair.quote_tick_size))
     return rows
 

@@ -14,11 +14,13 @@ from rows import MS, S, position, quote, stream, timers, trade
 
 T0 = 1_000 * S
 ACT, SHADOW_MODE, ALERT_MODE = R.MODE_ACT, R.MODE_SHADOW, R.MODE_ALERT
-KEPT = Settings(latency_ns=200 * MS, cooldown_ns=S, min_stop_step_ticks=5, min_volume=10)
+KEPT = Settings(latency_ns=200 * MS, cooldown_ns=S, min_stop_step_ticks=5)
 
 
 class Table:
     """One position at which rules, by number, put their votes; the kernel's own functions settle them."""
+
+    min_volume = 10
 
     def __init__(self, linked: Callable[..., Run], side: int = 1) -> None:
         self.run = linked(settings=KEPT, slots=1)
@@ -47,8 +49,8 @@ class Table:
         row.recv_ns, row.seq = ns, self.events
         a["counts"][:] = 0
         a["modes"][0] = self.modes
-        self.run.module.settle_votes(row, a["market"][0], 0, 0, self.position, a["settings"][0], a["modes"], a["states"], a["latches"],
-                                     mask, a["actions"], a["occasions"], a["stops"], a["shares"], a["decisions"], a["counts"])
+        self.run.module.settle_votes(row, a["market"][0], 0, 0, self.position, a["settings"][0], self.min_volume, a["modes"], a["states"],
+                                     a["latches"], mask, a["actions"], a["occasions"], a["stops"], a["shares"], a["decisions"], a["counts"])
         self.written = a["decisions"][:a["counts"][0]].copy()
         return [(int(row.rule), int(row.action), int(row.result)) for row in self.written]
 

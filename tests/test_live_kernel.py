@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from engine.instruments import Instrument
 from engine.kernel import records as R
+from engine.positions import open_desk
 from engine.run import Run, Settings
 from rows import MS, S, change, frame, joined, outcome, position, quote, stream, timers
 
@@ -73,6 +75,8 @@ def test_a_refusal_does_not_hold_back_what_is_more_severe(run):
 class Votes:
     """One position of 100 steps at which one rule votes; the kernel's own functions settle its vote, answers come from outside."""
 
+    min_volume = 1
+
     def __init__(self, run: Run):
         self.run, self.now = run, T0 + S
         run.arrays["modes"][0] = R.MODE_OFF
@@ -88,8 +92,8 @@ class Votes:
         a["counts"][:] = 0
         row = np.zeros(1, R.EVENT)[0]
         row.recv_ns = self.now
-        self.run.module.settle_votes(row, a["market"][0], 0, 0, self.spot, a["settings"][0], a["modes"], a["states"], a["latches"],
-                                     int(action > R.HOLD) << rule, a["actions"], a["occasions"], a["stops"], a["shares"], a["decisions"],
+        self.run.module.settle_votes(row, a["market"][0], 0, 0, self.spot, a["settings"][0], self.min_volume, a["modes"], a["states"],
+                                     a["latches"], int(action > R.HOLD) << rule, a["actions"], a["occasions"], a["stops"], a["shares"], a["decisions"],
                                      a["counts"])
         return int(self.spot.order_volume) if self.spot.order in (R.PARTIAL, R.CLOSE) else R.MISSING
 
@@ -121,6 +125,37 @@ def test_a_reduction_for_another_reason_has_a_target_of_its_own(run):
     assert votes.ask(R.PARTIAL, 9, 0.25, rule=4) == 25
     votes.tell(outcome(votes.now + 1, 7, R.REJECTED))
     assert votes.ask(R.CLOSE, 9, rule=4) == R.MISSING and votes.spot.order == R.CLOSE
+
+
+def test_each_symbol_has_a_smallest_deal_of_its_own(linked):
+    """A position of 100 steps is halved where one step may be dealt, and closed where the smallest deal is 60."""
+    brokers = [Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2, pair="BTCUSDT"),
+               Instrument("US100", "mt5", "0.01", "0.01", 2, 2, pair="ETHUSDT", least_lots=60)]
+    venue = [Instrument(name, "binance_usdm", "0.10", "0.001", 2, 3) for name in ("BTCUSDT", "ETHUSDT")]
+    run = linked(pairs=open_desk(venue + brokers, "0.01").pairs, settings=LIVE)
+    assert list(run.arrays["constants"]["min_volume"]) == [1, 60]
+    setting, row, kept = run.arrays["settings"][0], np.zeros(1, R.EVENT)[0], []
+    for number, own in enumerate(run.arrays["constants"]):
+        rows = position(T0, 7, 1, 100, symbol=number, price=100_000, stop=99_000)
+        run.feed(stream(rows, quote(T0 + MS, 100_000, 100_010, symbol=number)))
+        spot = run.arrays["positions"][0, number]
+        run.module.order(row, spot, setting, 0, R.PARTIAL, R.MISSING, 0.5, 0, own.min_volume)
+        kept.append((spot.order, spot.order_volume))
+    assert kept == [(R.PARTIAL, 50), (R.CLOSE, 0)]
+
+
+@pytest.mark.parametrize("occasion", [0, 5])
+@pytest.mark.parametrize("action", [R.CLOSE, R.PARTIAL])
+def test_what_filled_in_part_and_failed_is_asked_again(run, action, occasion):
+    votes = Votes(run)
+    votes.ask(action, occasion)
+    votes.tell(outcome(votes.now + 1, 7, R.RULE_REDUCED, 99_990, 70))
+    assert votes.spot.order == R.HOLD and votes.spot.volume == 70
+    votes.ask(action, occasion)
+    assert (votes.spot.order, votes.spot.order_volume) == ((R.CLOSE, R.MISSING) if action == R.CLOSE else (R.PARTIAL, 50))
+    votes.tell(outcome(votes.now + 1, 7, R.RULE_REDUCED, 99_990, 50))
+    votes.ask(action, occasion)
+    assert votes.spot.order == (R.CLOSE if action == R.CLOSE else R.HOLD), "half was asked for and is done"
 
 
 def test_an_answer_for_a_position_that_is_gone_changes_nothing(run):

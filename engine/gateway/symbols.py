@@ -176,7 +176,8 @@ def instrument_of(spec: dict, pair: str) -> Instrument:
             f"the terminal gives no tick size or volume step for {spec['name']} ({error}); "
             "show it in Market Watch and ask again"
         ) from None
-    return Instrument(spec["name"], "mt5", tick, lot, spec["digits"], len(lot.partition(".")[2]), "venue", pair)
+    least_lots = max(1, round(spec["volume_min"] / spec["volume_step"]))
+    return Instrument(spec["name"], "mt5", tick, lot, spec["digits"], len(lot.partition(".")[2]), "venue", pair, least_lots)
 
 
 def map_of(spec: dict, pair: str, server: str, login: int, now_ns: int) -> SymbolMap:

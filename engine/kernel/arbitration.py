@@ -100,7 +100,7 @@ def choose(position, setting, modes, latches, v, k, actions, occasions, stops):
 
 
 @compiled
-def order(row, position, setting, r, action, stop_ticks, share, kept):
+def order(row, position, setting, r, action, stop_ticks, share, kept, min_volume):
     """Put the winning action in flight."""
     position.order = action
     position.order_rule = r
@@ -110,7 +110,7 @@ def order(row, position, setting, r, action, stop_ticks, share, kept):
     position.order_stop_ticks = stop_ticks if action == TIGHTEN else MISSING
     position.order_volume = MISSING
     if action == PARTIAL:
-        position.order_volume = max(volume_left(position, share, setting.min_volume), kept)
+        position.order_volume = max(volume_left(position, share, min_volume), kept)
         if position.order_volume == 0:
             position.order = CLOSE
 

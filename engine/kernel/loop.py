@@ -175,8 +175,8 @@ def fold_timer(now_ns, s, market, core, constants, ladders, levels, windows, slo
 
 
 @compiled
-def decide(row, s, market, positions, active, active_count, states, params, modes, settings, latches, actions, occasions, stops,
-           shares, decisions, counts):
+def decide(row, s, market, min_volume, positions, active, active_count, states, params, modes, settings, latches, actions, occasions,
+           stops, shares, decisions, counts):
     """Ask the rules about every open position of one symbol and settle their votes."""
     for v in range(positions.shape[0]):
         for i in range(active_count[v]):
@@ -189,13 +189,13 @@ def decide(row, s, market, positions, active, active_count, states, params, mode
             if votes == 0 and position.voted == 0:
                 continue
             position.voted = votes
-            settle_votes(row, market, v, k, position, settings[v], modes, states, latches, votes, actions, occasions, stops, shares,
-                         decisions, counts)
+            settle_votes(row, market, v, k, position, settings[v], min_volume, modes, states, latches, votes, actions, occasions, stops,
+                         shares, decisions, counts)
 
 
 @compiled
-def settle_votes(row, market, v, k, position, setting, modes, states, latches, votes, actions, occasions, stops, shares, decisions,
-                 counts):
+def settle_votes(row, market, v, k, position, setting, min_volume, modes, states, latches, votes, actions, occasions, stops, shares,
+                 decisions, counts):
     """Let at most one vote act and write down every vote that is news."""
     if votes == 0:
         for r in range(actions.shape[0]):
@@ -216,7 +216,8 @@ def settle_votes(row, market, v, k, position, setting, modes, states, latches, v
         news = is_news(latches, v, k, r, action, occasions[r])
         if news or result == ACTED:
             if result == ACTED:
-                order(row, position, setting, r, action, stops[r], shares[r], volume_kept(latches, v, k, r, action, occasions[r]))
+                order(row, position, setting, r, action, stops[r], shares[r], volume_kept(latches, v, k, r, action, occasions[r]),
+                      min_volume)
             out = decisions[counts[0]]
             counts[0] += 1
             write(row, market, v, position, r, action, modes[v, r], result, votes, occasions[r], stops[r], out)
@@ -275,8 +276,8 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                                sweep_counts, samples, basis, ordered, bins, usual, history, below, medians, scratch)
                 else:
                     hear(row, market[each], core[each], constants[each], windows, slots, slot, each)
-                decide(row, each, market[each], positions, active, active_count, states, params, modes, settings, latches, actions,
-                       occasions, stops, shares, decisions, counts)
+                decide(row, each, market[each], constants[each].min_volume, positions, active, active_count, states, params, modes, settings,
+                       latches, actions, occasions, stops, shares, decisions, counts)
             continue
         if kind == SWITCH:
             fold_switch(row, modes)
@@ -313,6 +314,6 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                 continue
         view.seq = row.seq
         view.kind = kind
-        decide(row, s, view, positions, active, active_count, states, params, modes, settings, latches, actions, occasions, stops, shares,
-               decisions, counts)
+        decide(row, s, view, constants[s].min_volume, positions, active, active_count, states, params, modes, settings, latches, actions,
+               occasions, stops, shares, decisions, counts)
     return stop

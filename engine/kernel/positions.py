@@ -377,7 +377,8 @@ def fold_outcome(row, positions, active, active_count, latches, fills, counts):
         return
     k = active[0, i]
     position = positions[0, k]
-    if row.code == REJECTED:
+    short = row.code == RULE_REDUCED and (position.order == CLOSE or (position.order == PARTIAL and row.qty_lots > position.order_volume))
+    if row.code == REJECTED or short:
         take_refusal(row, position, latches, k)
     else:
         position.refused = HOLD

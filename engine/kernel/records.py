@@ -105,6 +105,7 @@ SYMBOL = record([              # constants of one symbol, set by the owner of th
     ("stale_ns", "i8"),        # the market is absent after this silence
     ("quote_stale_ns", "i8"),  # the broker quote is absent after this silence
     ("quote_ticks_per_tick", "f8"),   # broker ticks in one venue tick
+    ("min_volume", "i8"),      # volume steps of the broker: smallest that may stay or be closed
 ])
 
 SETTINGS = record([            # constants of one variant
@@ -112,7 +113,6 @@ SETTINGS = record([            # constants of one variant
     ("entry_latency_ns", "i8"),   # a waiting entry to its fill
     ("cooldown_ns", "i8"),     # between two actions on one position
     ("min_stop_step_ticks", "i8"),
-    ("min_volume", "i8"),      # volume steps: smallest that may stay or be closed
     ("simulate", "i8"),        # 1: fills are made here; 0: they arrive as OUTCOME rows
     ("slippage_ticks", "i8"),  # against the trader, on market exits
     ("retry_ns", "i8"),        # after a refused order, before one no more severe

@@ -117,11 +117,10 @@ class LiveSession:
         return finish(self.folder, journal.folder, self.data, options.keep, self.say) | {"account": account.shown}
 
     def _settle_options(self, account: Account) -> None:
-        """Complete what only the terminal can tell: step sizes, the smallest volume, the one account that may be acted on."""
+        """Complete what only the terminal can tell: step sizes, the one account that may be acted on."""
         options = self.options
         options.recording.given = tuple(account.instruments.values())
-        least_steps = max(round(spec["volume_min"] / spec["volume_step"]) for spec in account.specs.values())
-        options.settings = _replaced(options.settings, simulate=options.mode == "paper", min_volume=max(1, least_steps))
+        options.settings = _replaced(options.settings, simulate=options.mode == "paper")
         options.limits = _replaced(options.limits, accounts=frozenset({account.login}), symbols=frozenset(account.instruments),
                                    kill_file=commands.kill_file(self.data))
 
