@@ -86,6 +86,14 @@ def test_an_old_decision_is_refused_and_its_outcome_is_told(desk):
     assert desk.terminal.log == []
 
 
+def test_a_decision_handed_over_to_be_refused_is_told_with_the_reason(desk):
+    desk.trader.start()
+    desk.trader.submit(desk.exit(0), "held: no new quote")
+    order = desk.until(desk.ended)["d0"]
+    assert (order.code, order.state, order.sends, order.reason) == ("rejected", "refused", 0, "held: no new quote")
+    assert desk.terminal.log == [] and not desk.trader.asked
+
+
 def test_what_was_not_begun_when_it_is_told_to_stop_is_refused_and_told(desk):
     desk.terminal.faults.add({"do": "placed", "delay_ms": 1500})
     desk.trader.start()

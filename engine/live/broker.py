@@ -97,7 +97,7 @@ class Trader(threading.Thread):
         exit, why = asked
         self.asked[exit.decision] = exit
         self.health.actions += 1
-        self.gateway.start(*((exit, why) if why else (exit,)))
+        self.gateway.start(exit, why)
 
     def _resume(self) -> None:
         """Find out, while the broker is there, what became of what a killed run had begun; until then those positions are left alone."""
