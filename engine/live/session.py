@@ -146,7 +146,8 @@ class LiveSession:
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):   # on Windows: cancelled
                 self.here.add_signal_handler(number, self.asked_to_end.set)
         instruments = self.account.instruments
-        self.quotes = Quotes(self.quotes_link, list(instruments), self.wall, self.deliver, self.health)
+        self.quotes = Quotes(self.quotes_link, list(instruments), self.wall, self.deliver, self.health,
+                             (self.account.login, self.account.shown["server"]))
         gateway = Gateway(self.link, self.options.limits, self.journal_of_intents, self.wall, instruments, alarm=self._alarm)
         self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns)
         self.guard = Guard(self.recorder.watch, self.health, list(instruments), self.options.limits.max_quote_age_s,
