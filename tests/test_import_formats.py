@@ -15,6 +15,7 @@ from capture_lines import MS, T0_NS, feed_rows, imported, lines, rows_of, trade,
 from engine.errors import BadInput
 from engine.kernel.records import AGGREGATED, FIRST, LAST, SNAPSHOT_LEVEL
 from engine.record.importer import import_files
+from engine.record.quality import check_session
 
 T0_MS = T0_NS // MS
 SPOT_TRADES = [
@@ -203,6 +204,36 @@ def test_tardis_trades_quotes_and_liquidations(tmp_path):
     assert (half["ask_price_ticks"], half["ask_qty_lots"]) == (None, None)
     order, = rows_of(session, "liquidations")
     assert (order["side"], order["average_price_e8"], order["filled_lots"]) == (-1, None, None)
+
+
+def tardis_checked(tmp_path, exchange, *steps):
+    """Return the check of a book told in steps of 100 ms, each of (is_snapshot, side, price, amount)."""
+    cells = [(100 * k, 100 * k + 5, f"{snap},{side},{price:.1f},{amount}")
+             for k, step in enumerate(steps) for snap, side, price, amount in step]
+    path = write(tmp_path / f"{exchange}_incremental_book_L2_2024-08-09_BTCUSDT.csv", [
+        TARDIS + "is_snapshot,side,price,amount", *(row.replace("binance-futures", exchange) for row in tardis_rows(*cells))])
+    return check_session(imported(tmp_path, path, timer_ms=0)[1])
+
+
+def ladder_of(bid):
+    return [("true", side, bid + away / 10, 1) for side, ways in (("bid", range(-4, 1)), ("ask", range(1, 6))) for away in ways]
+
+
+@pytest.mark.parametrize("exchange", ["binance-futures", "binance"])
+def test_a_tardis_book_without_update_ids_is_checked_from_each_snapshot_on(tmp_path, exchange):
+    """It walks down by a tick a step and begins anew with a second snapshot: nothing in that is crossed."""
+    walk = [[("false", "bid", bid / 10, 0), ("false", "bid", bid / 10 - 0.5, 1), ("false", "ask", bid / 10, 1)]
+            for bid in range(1000, 960, -1)]
+    found = tardis_checked(tmp_path, exchange, ladder_of(100.0), *walk, ladder_of(96.0), [("false", "bid", 96.0, 3)])
+    assert found["ok"] and found["book"]["crossed"] == 0, found["problems"]
+    assert found["coverage"]["BTCUSDT.depth"] == 1.0
+
+
+@pytest.mark.parametrize("exchange", ["binance-futures", "binance"])
+def test_a_false_level_in_a_tardis_book_without_update_ids_is_found(tmp_path, exchange):
+    steps = [("false", "bid", 100.0, 2)], [("false", "bid", 99.9, 3)], [("false", "bid", 100.3, 7)], [("false", "bid", 99.8, 2)]
+    found = tardis_checked(tmp_path, exchange, ladder_of(100.0), *steps)
+    assert found["book"]["crossed"] == 1 and not found["ok"]
 
 
 def test_tardis_files_of_other_exchanges_are_refused(tmp_path):

@@ -176,12 +176,16 @@ def _judge(ladder, top, low, quotes, first, after):
 @njit(cache=True)
 def _old(last_id, book_id, chained, strict):
     """USD-M step 3: drop u < L, and after the first event what is not newer. Spot steps 3 and 5: drop u <= L."""
+    if last_id == MISSING or book_id == MISSING:   # an archive without update ids: the order of its rows is all there is
+        return False
     return last_id < book_id if strict and not chained else last_id <= book_id
 
 
 @njit(cache=True)
 def _continues(previous, book_id, chained, strict):
     """USD-M steps 4 and 6: pu <= L <= u for the first; step 5: then pu == previous u. Spot steps 4, 5: U <= id + 1."""
+    if previous == MISSING or book_id == MISSING:
+        return True
     return previous == book_id if strict and chained else previous <= book_id
 
 
@@ -203,6 +207,8 @@ def _overtaken(kind, last_id):
 def _buffered(at, kind, last_id, previous, late, strict):
     """Return the first diff before a snapshot that is newer than it, or -1 when those diffs do not link to it whole."""
     first = at
+    if last_id[at] == MISSING:     # whatever came before it is in it
+        return at
     for j in range(at - 1, -1, -1):
         if kind[j] == DIFF and last_id[j] >= last_id[at]:
             first = j
