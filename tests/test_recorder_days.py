@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from virtual import SYMBOL, Venue, run_virtual
 
+from engine import clock
 from engine.errors import SourceFailed
 from engine.kernel.records import REFILLED
 from engine.record.convert import convert
@@ -352,6 +353,25 @@ def test_a_snapshot_that_comes_after_the_loss_is_not_shown_to_the_kernel(tmp_pat
     finished(recorder, tmp_path)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_ids_that_begin_anew_make_a_new_chain(tmp_path, monkeypatch, cut):
+    """The snapshot after the mark is held against the diffs after it only, as the recorder did."""
+
+    async def work(market, recorder):
+        await asyncio.sleep(30.0)
+        market.begin_anew()
+        if cut:
+            for socket in list(market.sockets):
+                socket.cut()
+        await asyncio.sleep(120.0)
+
+    _, recorder, feed = recording(tmp_path, monkeypatch, work)
+    assert [row.stream for _, row in feed if "anew" in row.detail] == ["depth"]
+    _, checked = finished(recorder, tmp_path)
+    assert not [note for note in checked["notes"] if "do not link" in note], checked["notes"]
+    assert checked["coverage"]["BTCUSDT.depth"] > 0.6 and checked["book"]["equal"] == checked["book"]["compared"]
+
+
 def answering(*answers: httpx.Response | Exception) -> Rest:
     queue = list(answers)
 
@@ -412,3 +432,18 @@ def test_an_exchange_info_that_is_none(body, monkeypatch):
             await answering(httpx.Response(200, content=body)).instruments(["BTCUSDT"])
 
     run_virtual(monkeypatch, work)
+
+
+def test_a_clock_that_is_put_back_is_told_once(tmp_path, monkeypatch):
+    back_s = [7.0]                     # before this recording began
+    monkeypatch.setattr(clock, "put_back_s", lambda: back_s[0])
+
+    async def work(market, recorder):
+        await asyncio.sleep(5)
+        back_s[0] += 600.25
+        await asyncio.sleep(5)
+
+    _, recorder, feed = recording(tmp_path, monkeypatch, work)
+    notes = [row.detail for _, row in feed if row.code == "note" and "put back" in row.detail]
+    assert len(notes) == 1 and "put back by 600.250 s" in notes[0]
+    assert recorder.status()["clock_put_back_s"] == 600.25

@@ -17,7 +17,7 @@ from engine.instruments import Instrument
 from engine.record.frames import Marker, Request, rest_payload
 from engine.record.journal import JournalWriter, recording_folder
 from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, REST, TIMER, Origin
-from engine.record.status import status_of
+from engine.record.status import Counters, status_of
 from engine.record.watch import DEPTH, DROP, HOLD, KEEP, MARKS, OTHER, TRADES, Book, Hole, Stream, Watch
 from engine.sources.binance import LIFETIME_S, OVERLAP_S, SNAPSHOT_LIMIT, Budget, Endpoint, Group, Rest, stream_groups
 
@@ -52,27 +52,6 @@ class Options:
     given: tuple[Instrument, ...] = ()             # broker symbols that other threads bring, for the live loop
 
 
-@dataclass
-class Counters:
-    """What the recorder has done, for the screen."""
-
-    frames: int = 0            # that reached it
-    kept: int = 0              # and were journaled
-    duplicates: int = 0        # and were left out
-    holes: int = 0
-    refilled: int = 0          # trades
-    not_refilled: int = 0      # holes given up
-    snapshots: int = 0
-    refused_snapshots: int = 0
-    connections: int = 0
-    losses: int = 0
-    failures: int = 0
-    last_failure: str = ""
-    stale: int = 0
-    slowest_take_ms: float = 0.0
-    offset_ms: float | None = None     # venue clock less ours
-
-
 class Recorder:
     """Runs the sockets of one venue into a journal until told to stop; `tap` sees each frame after it has its seq."""
 
@@ -92,6 +71,7 @@ class Recorder:
         self.sources = {origin.group: journal.source(origin) for origin in origins}
         self.rest_source = journal.source(Origin(f"{venue} rest", venue, "rest", options.endpoint.rest))
         self.began_s = clock.monotonic_s()
+        self._put_back_s = clock.put_back_s()
         self.instruments: dict[str, tuple[str, str]] = {}
         self.jitter = random.Random(options.seed)
         self._failure: TapeguardError | None = None
@@ -372,6 +352,7 @@ class Recorder:
         while True:
             await asyncio.sleep(self.options.watch_s)
             now = clock.monotonic_s()
+            self._watch_clock()
             if not self.counters.frames and now - began > reach_s:
                 why = self.counters.last_failure or "connected, but silent"
                 raise SourceFailed(f"{self.options.endpoint.venue} sent nothing within {reach_s:.0f} s of the start "
@@ -382,6 +363,14 @@ class Recorder:
                         group.rotate()
                 if news:
                     self._stale(stream, now)
+
+    def _watch_clock(self) -> None:
+        """Say in the recording when this machine's clock was put back."""
+        put_back_s = clock.put_back_s() - self._put_back_s - self.counters.clock_put_back_s
+        if put_back_s > 0:
+            self.counters.clock_put_back_s += put_back_s
+            self._mark(Marker("note", detail=f"this machine's clock was put back by {put_back_s:.3f} s; receive times go on at their own "
+                                             "pace and come back to it by one percent"))
 
     def _stale(self, stream: Stream, now_s: float) -> None:
         self.counters.stale += 1

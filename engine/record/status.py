@@ -1,5 +1,6 @@
 """What a recording shows of itself, on the screen and as JSON lines."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import clock
@@ -12,6 +13,28 @@ COUNTED = ("frames kept duplicates holes refilled not_refilled snapshots refused
            "last_failure stale").split()
 
 
+@dataclass
+class Counters:
+    """What the recorder has done, for the screen."""
+
+    frames: int = 0            # that reached it
+    kept: int = 0              # and were journaled
+    duplicates: int = 0        # and were left out
+    holes: int = 0
+    refilled: int = 0          # trades
+    not_refilled: int = 0      # holes given up
+    snapshots: int = 0
+    refused_snapshots: int = 0
+    connections: int = 0
+    losses: int = 0
+    failures: int = 0
+    last_failure: str = ""
+    stale: int = 0
+    slowest_take_ms: float = 0.0
+    offset_ms: float | None = None     # venue clock less ours
+    clock_put_back_s: float = 0.0      # by how much this machine's clock was put back, in all
+
+
 def status_of(recorder: "Recorder") -> dict:
     """Return the state of a recorder; rates are over the whole recording."""
     now_s, counters, journal, watch = clock.monotonic_s(), recorder.counters, recorder.journal, recorder.watch
@@ -19,6 +42,7 @@ def status_of(recorder: "Recorder") -> dict:
     return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1),
             **{name: getattr(counters, name) for name in COUNTED},
             "slowest_take_ms": round(counters.slowest_take_ms, 2), "clock_offset_ms": counters.offset_ms,
+            "clock_put_back_s": round(counters.clock_put_back_s, 3),
             "malformed": watch.malformed, "unknown": watch.unknown, "last_seq": journal.last_seq,
             "not_synced": journal.last_seq - journal.synced_seq, "journal_bytes": journal.bytes,
             "books": {book.symbol: _book(book) for book in watch.books.values()},
