@@ -3,12 +3,14 @@
 import asyncio
 import json
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
 from engine import clock
 from engine.live.broker import Health
 from engine.live.guard import Guard
+from engine.live.session import LiveSession
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
 from engine.record.recorder import Options, Recorder, open_journal
@@ -96,7 +98,34 @@ def test_late_frames_hold_nothing_until_none_came_in_time_for_two_seconds(feed):
     assert "late" in feed.passes(0.2, TRADE, DIFF, BEST, late_s=12.0)
 
 
-@pytest.mark.parametrize("offset_ms", [None, 61e3, -61e3, -72_484_046_357.0])
+@pytest.mark.parametrize("offset_ms, words", [(61e3, "61 s behind the venue's"), (-3600e3, "3600 s ahead of the venue's")])
+def test_a_clock_that_is_wrong_holds_the_rules(feed, offset_ms, words):
+    feed.watch.offset_ms, feed.ahead_s = offset_ms, offset_ms / 1e3
+    assert feed.passes(5.0, TRADE, DIFF, BEST) == f"this machine's clock is {words}"
+
+
+def test_a_decision_on_late_frames_is_refused_before_the_guard_has_looked_again(feed):
+    """A process that stood still reads what has piled up in one go."""
+    feed.watch.offset_ms, handed = 0.0, []
+    feed.passes(11.0, TRADE, DIFF, BEST)
+    session = SimpleNamespace(guard=feed.guard, trader=SimpleNamespace(submit=lambda *given: handed.append(given)))
+    assert feed.guard.look() == "" == feed.guard.held
+    LiveSession._act(session, "well")
+    feed.now_s += 4.9
+    feed.push(DIFF, late_s=4.8)
+    LiveSession._act(session, "late")
+    assert handed == [("well", ""), ("late", f"{DIFF} arrives 4.8 s late")] and feed.guard.held == ""
+
+
+def test_what_is_held_or_switched_back_is_not_sent_again(feed):
+    session = SimpleNamespace(guard=feed.guard, loop=SimpleNamespace(modes={"whale": "act", "void": "shadow"}))
+    whale, void = SimpleNamespace(rule="whale"), SimpleNamespace(rule="void")
+    assert LiveSession._may_send(session, whale) == "the rules are held: the feeds are not up yet"
+    feed.guard.held = ""
+    assert (LiveSession._may_send(session, whale), LiveSession._may_send(session, void)) == ("", "the mode of void is shadow now")
+
+
+@pytest.mark.parametrize("offset_ms", [None, -72_484_046_357.0])
 def test_a_clock_that_is_unknown_or_of_another_time_tells_nothing_of_lateness(feed, offset_ms):
     feed.watch.offset_ms, feed.ahead_s = offset_ms, (offset_ms or 0.0) / 1e3
     assert feed.passes(5.0, TRADE, DIFF, BEST, late_s=30.0) == ""

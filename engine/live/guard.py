@@ -8,7 +8,8 @@ from engine.live.broker import Health
 from engine.record.watch import BEST, DEPTH, TRADES, Stream, Watch
 
 FOLDED = (DEPTH, BEST, TRADES)
-NEAR_MS = 60_000.0             # a venue's clock that is farther from ours is not of our time
+NEAR_MS = 60_000.0             # a venue's clock that is farther from ours tells that ours is wrong
+PAST_MS = 86_400_000.0         # and one that is as far is that of a tape of the past
 STARTING = "the feeds are not up yet"
 
 
@@ -40,7 +41,9 @@ class Guard:
 
     def reason(self) -> str:
         """Return what is wrong now, "" for nothing."""
-        now_s, health = clock.monotonic_s(), self.health
+        now_s, health, offset_ms = clock.monotonic_s(), self.health, self.watch.offset_ms
+        if offset_ms is not None and NEAR_MS <= abs(offset_ms) < PAST_MS:
+            return f"this machine's clock is {abs(offset_ms) / 1e3:.0f} s {'behind' if offset_ms > 0 else 'ahead of'} the venue's"
         for stream in self.watch.streams.values():
             if stream.kind not in FOLDED:
                 continue
@@ -68,7 +71,7 @@ class Guard:
         """Return how long after the venue pushed them the newest frames came, NaN where nothing tells."""
         offset_ms = self.watch.offset_ms
         # a tape of the past has its own time, which passes at another pace than ours: nobody can tell what is late
-        if offset_ms is None or abs(offset_ms) >= NEAR_MS:
+        if offset_ms is None or abs(offset_ms) >= PAST_MS:
             return math.nan
         wall_ms = clock.now_ns() / 1e6 - clock.monotonic_s() * 1e3     # when the monotonic clock was at 0
         return (stream.behind_ms + wall_ms + offset_ms) / 1e3

@@ -148,7 +148,8 @@ class LiveSession:
         instruments = self.account.instruments
         self.quotes = Quotes(self.quotes_link, list(instruments), self.wall, self.deliver, self.health,
                              (self.account.login, self.account.shown["server"]))
-        gateway = Gateway(self.link, self.options.limits, self.journal_of_intents, self.wall, instruments, alarm=self._alarm)
+        gateway = Gateway(self.link, self.options.limits, self.journal_of_intents, self.wall, instruments, alarm=self._alarm,
+                          may_send=self._may_send)
         self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns)
         self.guard = Guard(self.recorder.watch, self.health, list(instruments), self.options.limits.max_quote_age_s,
                            back_s=self.options.hold_back_s)
@@ -283,7 +284,15 @@ class LiveSession:
         self.alarms.frame(kind, payload, self.loop)
 
     def _act(self, exit) -> None:
-        self.trader.submit(exit)
+        """Hand a decision over; one that was taken while a feed was late is to be refused: the guard looks ten times a second only."""
+        self.trader.submit(exit, self.guard.reason())
+
+    def _may_send(self, exit) -> str:
+        """Return why a decision may not go out, or out again; asked by the trading thread."""
+        if self.guard.held:
+            return f"the rules are held: {self.guard.held}"
+        mode = self.loop.modes[exit.rule]
+        return "" if mode == "act" else f"the mode of {exit.rule} is {mode} now"
 
     def _alarm(self, text: str) -> None:
         self.alarms.alarm(text)
