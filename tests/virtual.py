@@ -309,6 +309,13 @@ class Venue:
             for each in frames:
                 socket.push(name, each)
 
+    def begin_anew(self) -> None:
+        """Let the update ids begin anew, as after a restart of the venue's matching."""
+        self.update_id = self.diff_id = 1000
+        self.first_id = 0
+        self.changes.clear()
+        self.bodies[:] = [self.book()]
+
     # how it is reached
 
     async def connect(self, url: str, **_) -> FakeSocket:

@@ -210,6 +210,8 @@ def _buffered(at, kind, last_id, previous, late, strict):
     if last_id[at] == MISSING:     # whatever came before it is in it
         return at
     for j in range(at - 1, -1, -1):
+        if kind[j] == BREAK:       # ids before it may be of another count
+            break
         if kind[j] == DIFF and last_id[j] >= last_id[at]:
             first = j
         elif kind[j] == DIFF and not late[j]:
