@@ -2,9 +2,11 @@
 
 import pytest
 
+from engine.errors import BadInput
 from engine.gateway.view import Unreadable
 from engine.instruments import Instrument
 from engine.live.account import DEAL_WAIT_READS, GONE_READS, AccountBook
+from engine.live.first import FirstSeen
 
 BROKER = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2, "venue", "BTCUSDT")
 
@@ -87,6 +89,52 @@ def test_a_merge_or_a_reversal_is_an_end_and_a_beginning(book):
     assert [c.code for c in first.changes] == ["closed"] and first.changes[0].price_ticks is None
     assert [(c.code, c.qty_lots) for c in second.changes][0] == ("opened", 200)
     assert [c.side for c in book.read([row(type=1, price_open=60_500.0)], set(), list)] == [1, -1]
+
+
+def again(tmp_path, account: str = "a") -> AccountBook:
+    """A book of a run that was started again."""
+    return AccountBook({"BTCUSD": BROKER}, first=FirstSeen(tmp_path / "first.json", account))
+
+
+def opened(stop: int | None, lots: int = 100, *more: tuple) -> list[tuple]:
+    return [(7, ("opened", 6_000_000, lots), *([("stop", stop, None)] if stop else []), *more)]
+
+
+def test_after_a_restart_a_position_has_the_stop_and_the_volume_it_had_at_first(tmp_path):
+    assert told(again(tmp_path), [row()]) == opened(5_900_000)
+    for _ in range(3):             # each run tightens and reduces
+        book = again(tmp_path)
+        told(book, [row()])
+        told(book, [row(sl=59_500.0, volume=0.6)])
+    now = row(sl=59_500.0, volume=0.6)
+    assert told(again(tmp_path), [now]) == opened(5_900_000, 100, ("volume", None, 60), ("stop", 5_950_000, None))
+    assert told(again(tmp_path, "b"), [now]) == opened(5_950_000, 60), "another account has its own"
+    assert told(again(tmp_path), [row(sl=0.0)]) == opened(5_900_000, 100, ("stop", None, None))
+
+
+def test_a_first_stop_that_is_set_later_is_remembered_and_what_is_gone_forgotten(tmp_path):
+    book = again(tmp_path)
+    assert told(book, [row(sl=0.0)]) == opened(None)
+    told(book, [row(sl=58_000.0)])
+    told(book, [row(sl=59_000.0)])
+    assert told(again(tmp_path), [row()]) == opened(5_800_000, 100, ("stop", 5_900_000, None))
+    for _ in range(GONE_READS):
+        told(book, [], deals=[deal(0, 1.0), deal(1, 1.0)])
+    assert told(again(tmp_path), [row()]) == opened(5_900_000)
+
+
+def test_a_reversal_has_a_first_stop_of_its_own(tmp_path):
+    book = again(tmp_path)
+    told(book, [row()])
+    told(book, [row(type=1, sl=61_000.0)])
+    assert FirstSeen(tmp_path / "first.json", "a").known == {"7": {"lots": 1.0, "stop": 61_000.0}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {"7": {"stop": "x"}}}'])
+def test_a_memory_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "first.json").write_text(text)
+    with pytest.raises(BadInput, match="first.json is not what live wrote"):
+        again(tmp_path)
 
 
 def test_a_reading_that_breaks_loses_no_change(book):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from engine.instruments import Instrument
+from engine.live.first import FirstSeen
 from engine.record.own import Account, Change
 
 IN, OUT_ENTRIES = 0, (1, 2, 3)
@@ -40,8 +41,9 @@ def level(value: float, size: str) -> int | None:
 class AccountBook:
     """Turns readings of positions into changes; a position that is being acted on is left to its outcome."""
 
-    def __init__(self, instruments: dict[str, Instrument], utc_ns: Callable[[int], int | None] = lambda msc: None):
-        self.instruments, self.utc_ns = instruments, utc_ns
+    def __init__(self, instruments: dict[str, Instrument], utc_ns: Callable[[int], int | None] = lambda msc: None,
+                 first: FirstSeen | None = None):
+        self.instruments, self.utc_ns, self.first = instruments, utc_ns, first or FirstSeen()
         self.known: dict[int, Known] = {}
 
     def read(self, positions: list[dict], busy: set[int], deals_of: Callable[[int], list[dict]]) -> Iterator[Account]:
@@ -60,6 +62,7 @@ class AccountBook:
             return
         if closed:
             del self.known[identifier]
+            self.first.forget(identifier)
             return
         known.lots = known.lots if lots is None else lots
         known.stop_ticks = known.stop_ticks if stop_ticks is None else stop_ticks
@@ -76,7 +79,10 @@ class AccountBook:
             return [self._opened(identifier, now, row, "")]
         if (old.side, old.price_ticks) != (now.side, now.price_ticks):
             closed = Account(old.symbol, identifier, old.side, [Change("closed")], detail="merged or reversed by another trade")
+            if old.side != now.side:
+                self.first.forget(identifier)
             return [closed, self._opened(identifier, now, row, "after another trade")]
+        self.first.see(identifier, row["volume"], row["sl"])
         changes = []
         if old.lots != now.lots:
             changes.append(Change("volume", qty_lots=now.lots))
@@ -86,8 +92,12 @@ class AccountBook:
         return [Account(now.symbol, identifier, now.side, changes)] if changes else []
 
     def _opened(self, identifier: int, now: Known, row: dict, detail: str) -> Account:
-        changes = [Change("opened", now.price_ticks, now.lots)]
-        changes += [Change(code, price) for code, price in (("stop", now.stop_ticks), ("take", now.take_ticks)) if price is not None]
+        instrument, first = self.instruments[now.symbol], self.first.see(identifier, row["volume"], row["sl"])
+        lots, stop_ticks = steps(first["lots"], instrument.lot_size), level(first.get("stop", 0.0), instrument.tick_size)
+        changes = [Change("opened", now.price_ticks, lots)]
+        changes += [Change(code, price) for code, price in (("stop", stop_ticks), ("take", now.take_ticks)) if price is not None]
+        changes += [Change("volume", qty_lots=now.lots)] if lots != now.lots else []
+        changes += [Change("stop", now.stop_ticks)] if stop_ticks != now.stop_ticks else []
         return Account(now.symbol, identifier, now.side, changes, self.utc_ns(row["time_msc"]), detail)
 
     def _absent(self, identifier: int, deals_of: Callable[[int], list[dict]]) -> list[Account]:
@@ -102,6 +112,7 @@ class AccountBook:
         if not whole and known.absent < GONE_READS + DEAL_WAIT_READS:
             return []
         del self.known[identifier]
+        self.first.forget(identifier)
         code = CLOSED_BY.get(out[-1]["reason"], "closed") if out else "closed"
         price = steps(out[-1]["price"], self.instruments[known.symbol].tick_size) if out else None
         return [Account(known.symbol, identifier, known.side, [Change(code, price)], detail="" if out else "its deal was not found")]

@@ -18,6 +18,7 @@ from engine.gateway.view import Reader, Unreadable
 from engine.instruments import Instrument
 from engine.kernel.records import RECORDED_CLOSE, RULE_CLOSED, STOPPED, TAKEN
 from engine.live.account import AccountBook, steps
+from engine.live.first import FirstSeen
 from engine.record.frames import BrokerQuote, Marker
 from engine.record.own import Order
 from engine.record.segment import ACCOUNT, CONTROL, OUTCOME, QUOTE
@@ -51,11 +52,11 @@ class Trader(threading.Thread):
     """Acts on decisions through the gateway, and tells what changes of the account."""
 
     def __init__(self, link, gateway: Gateway, instruments: dict[str, Instrument], deliver: Deliver, health: Health,
-                 utc_ns: Callable[[int], int | None] = lambda msc: None):
+                 utc_ns: Callable[[int], int | None] = lambda msc: None, first: FirstSeen | None = None):
         super().__init__(name="trader", daemon=True)
         self.link, self.gateway, self.instruments, self.deliver, self.health = link, gateway, instruments, deliver, health
         self.reader: Reader = gateway.reader
-        self.book = AccountBook(instruments, utc_ns)
+        self.book = AccountBook(instruments, utc_ns, first)
         self.orders: queue.SimpleQueue[tuple[Exit, str] | None] = queue.SimpleQueue()
         self.asked: dict[str, Exit] = {}
         self.stopping = False

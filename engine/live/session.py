@@ -22,6 +22,7 @@ from engine.kernel.records import NO_SLOT
 from engine.live import admission, commands
 from engine.live.alarms import Alarms
 from engine.live.broker import Health, Quotes, Trader
+from engine.live.first import FirstSeen
 from engine.live.guard import Guard
 from engine.live.loop import SLOTS, Loop
 from engine.live.options import CAP, LiveOptions, capped, check_mode, described, least
@@ -150,7 +151,8 @@ class LiveSession:
                              (self.account.login, self.account.shown["server"]))
         gateway = Gateway(self.link, self.options.limits, self.journal_of_intents, self.wall, instruments, alarm=self._alarm,
                           may_send=self._may_send)
-        self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns)
+        self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns,
+                              FirstSeen(self.data / "live" / "first.json", self.account.shown["id"]))
         self.guard = Guard(self.recorder.watch, self.health, list(instruments), self.options.limits.max_quote_age_s,
                            back_s=self.options.hold_back_s)
         recording = asyncio.create_task(self.recorder.run())
