@@ -97,6 +97,7 @@ class World:
         self.price = dice.randrange(200_000, 9_000_000)
         rates = {kind: dice.choice((0.0, 0.0, 0.01, 0.05)) for kind in KINDS if kind != "block"} if faults else {}
         rates["account"] = min(rates.get("account", 0), 0.002)
+        rates["unknown"] = max(rates.get("unknown", 0), dice.choice((0.0, 0.3))) if faults else 0.0
         self.terminal = SimulatedTerminal([self.book, self.other], self.clock, faults=Faults([], rates, seed),
                                           closed_code=dice.choice((10036, 10036, 10013, 10035)),
                                           rewrite_comment=dice.choice((None, None, "broker says")),
@@ -120,19 +121,38 @@ class World:
         self.other.on_deal = lambda deal, position, before: self._note(deal.reason == EXPERT, "a deal on the other account")
         self.ends: Counter = Counter()
         self.number, self.hands = 0, random.Random(seed + 2)
-        if self.mode == HEDGING or not self.reverses:
-            self.clock.meddle = self.snatch
+        self.clock.meddle = self.snatch
+        self.execute = self.terminal.servers[5001].execute
+        self.terminal.servers[5001].execute = self._see_request
+
+    def _flying(self, identifier: int) -> list[int]:
+        """Return the volumes of our requests for a position that are under way, 0 for the change of a stop."""
+        ticket = position.ticket if (position := self.book.find(identifier)) else 0
+        orders = [order for order in self.book.orders.values() if order.position_id == identifier and order.reason == EXPERT]
+        asked = [later.request for later in self.book.later if later.request.get("position") == ticket]
+        return [order.left for order in orders] + [round(request.get("volume", 0.0) * LOT) for request in asked]
+
+    def _see_request(self, request: dict, fault: dict) -> dict:
+        held = self.book.positions.get(request["position"])
+        self._note(held is not None and bool(self._flying(held.identifier)), f"{request} went out while another is under way")
+        return self.execute(request, fault)
 
     def snatch(self) -> None:
-        """Close a part by hand at any moment, also between a look and its order, where the server checks the volume."""
-        if self.hands.random() > 0.001 or not self.book.positions or self.book.quote(NAME) is None:
+        """Close a part by hand: in a doubt, or at any moment, also between a look and its order, where the server checks the volume."""
+        if not self.book.positions or self.book.quote(NAME) is None:
             return
         position = self.hands.choice(list(self.book.positions.values()))
-        steps = position.volume // round(self.spec.volume_step * LOT)
+        flying = sum(self._flying(position.identifier))
+        if self.hands.random() > (0.1 if flying else 0.001):
+            return
+        volume = position.volume
+        if self.mode == NETTING and self.reverses:         # here it is checked by nobody: what is under way has to fit
+            volume = volume - flying if flying else 0
+        steps = volume // round(self.spec.volume_step * LOT)
         if steps > 1:
             lots = self.hands.randrange(1, steps) * round(self.spec.volume_step * LOT) / LOT
             self.book.by_hand(NAME, 1 - position.type, lots, position_id=position.identifier)
-            self.ends["snatched"] += 1
+            self.ends["in doubt" if flying else "snatched"] += 1
 
     def _desk(self) -> Desk:
         return self.desk_type(self.terminal.module, getattr(self, "sent", None) or Intents(None))

@@ -285,6 +285,56 @@ def test_an_unknown_answer_is_reconciled_before_anything_is_sent_again(fault, mo
             assert rig.alarms and "in doubt" in rig.act(action, "d2", **more).reason
 
 
+ON_ITS_WAY = {"do": "unknown", "code": 10012, "executed": True, "delay_ms": 2000, "on_way": True}
+
+
+@pytest.mark.parametrize("sold", [0.1, 0.5])
+@pytest.mark.parametrize("keep", [20, 50])
+@pytest.mark.parametrize("mode", [HEDGING, NETTING])
+def test_what_is_sold_by_hand_in_a_doubt_is_not_taken_for_the_answer(mode, keep, sold):
+    """By hand down to the volume that was to be kept, or less far: the request that is on its way is the only one that goes out."""
+    rig = Rig([ON_ITS_WAY], mode)
+    rig.gateway.start(rig.ask(k.PARTIAL, volume_left=keep))
+    assert rig.gateway.poll() == [] and len(rig.requests) == 1
+    sold = min(sold, 1 - rig.requests[0]["volume"])
+    rig.book.by_hand("BTCUSD", 1, sold, position_id=rig.held.identifier)
+    done, = drained(rig)
+    rig.clock.sleep_s(3)
+    rig.terminal.pump()
+    assert len(rig.requests) == 1 == done.sends and rig.held.type == 0 and rig.left == round(keep / 100 - sold, 8), done
+
+
+def test_a_position_that_others_brought_where_it_was_to_be_stays_in_doubt_after_it():
+    rig = Rig([{"do": "unknown", "code": 10012, "executed": True, "delay_ms": 4000, "on_way": True}], NETTING)
+    rig.gateway.start(rig.ask(k.PARTIAL, volume_left=50))
+    rig.gateway.poll()
+    rig.book.by_hand("BTCUSD", 1, 0.5, position_id=rig.held.identifier)
+    done, = drained(rig, 3.0)
+    assert done.state == "done" and done.code == k.REJECTED
+    for gateway in (rig.gateway, rig.make()):
+        assert "in doubt" in gateway.act(rig.ask(k.CLOSE, f"d{id(gateway)}")).reason and len(rig.requests) == 1
+    rig.clock.sleep_s(rig.limits.doubt_s)
+    assert rig.act(k.CLOSE, "d3").state == "refused" and rig.left == 0.0 and len(rig.requests) == 1
+
+
+@pytest.mark.parametrize("mode", [HEDGING, NETTING])
+@pytest.mark.parametrize("sold", [0.0, 0.1])
+def test_after_a_restart_what_was_sold_by_hand_is_not_taken_for_the_answer_either(mode, sold):
+    rig = Rig(mode=mode)
+    rig.terminal.faults.add(ON_ITS_WAY | {"delay_ms": 20_000})
+    killed(rig, rig.ask(k.PARTIAL, volume_left=20))
+    if sold:
+        rig.book.by_hand("BTCUSD", 1, sold, position_id=rig.held.identifier)
+    gateway = rig.make()
+    ended, = gateway.recover()
+    assert ended.state == "failed"
+    for later in (gateway, rig.make()):                    # the doubt outlives one more restart
+        assert "in doubt" in later.act(rig.ask(k.PARTIAL, f"d{id(later)}", volume_left=20)).reason and len(rig.requests) == 1
+    rig.clock.sleep_s(20)
+    rig.terminal.pump()
+    assert rig.held.type == 0 and rig.left == round(0.2 - sold, 8)
+
+
 def test_placed_is_followed_until_filled_or_dead():
     rig = Rig([{"do": "placed", "delay_ms": 2000}])
     done = rig.act(k.CLOSE)

@@ -28,7 +28,7 @@ from engine.gateway.orders import (
     plan_stop,
 )
 from engine.gateway.outcomes import End, Work, book_outcome, check_side
-from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, before, settle, turned
+from engine.gateway.reconcile import CHANGED, DEAD, NOTHING, REACHED, UNCLEAR, before, ours, settle, turned
 from engine.gateway.recovery import Recovery, doubts
 from engine.gateway.retcodes import ASK, FOLLOW, FRESH, GONE, NEXT_FILLING, OK, PART, STOP, Code, classify
 from engine.gateway.retcodes import UNKNOWN as NO_ANSWER
@@ -57,7 +57,7 @@ class Gateway:
         self.ages = QuoteAges(server)
         self.alarm, self.may_send = alarm, may_send
         self.busy: dict[int, Work] = {}
-        self.doubt_until_ns = doubts(journal, limits.doubt_s)
+        self.doubt_until_ns = doubts(journal)
         self.queue: list[tuple[int, int, Generator[float, None, Outcome | None]]] = []
         self.count = 0
         self.recovery = Recovery(self)
@@ -286,8 +286,8 @@ class Gateway:
         if code.kind not in (OK, PART, FOLLOW, ASK, GONE):
             yield from self._again(work, code)
             return
-        found, seen = None, None
-        for step in settle(self.reader, work.exit, plan, before(view), self.limits):
+        found, seen, known = None, None, before(view)
+        for step in settle(self.reader, work.exit, plan, known, self.limits):
             if isinstance(step, tuple):
                 found, seen = step
             else:
@@ -295,31 +295,33 @@ class Gateway:
         work.keep(seen)
         if found == REACHED:
             check_side(work.exit, seen)
-            own = work.exit.action == TIGHTEN or any(row["magic"] == self.limits.magic for row in seen.deals)
-            if code.kind == ASK and not own:
-                self.doubt(work.exit.identifier, self.limits.settle_s)
+            if code.kind in (ASK, FOLLOW) and not ours(seen, work.exit, known, plan):
+                self.doubt(work.exit.identifier, self.limits.doubt_s)
             raise End(DONE, "" if code.kind == OK else work.reason, seen)
-        if found in (CHANGED, DEAD):
+        in_doubt, resend = code.kind in (ASK, GONE), plan.request["action"] == SLTP or not view.netting
+        if found in (CHANGED, DEAD) and (resend or not in_doubt):
             yield from self._again(work, Code(code.name, code.kind, max(code.most, 5), code.wait_s))
             return
-        may_resend = code.kind in (ASK, GONE) and (plan.request["action"] == SLTP or not view.netting)
-        if found == NOTHING and may_resend and work.resends < self.limits.resends:
+        if found == NOTHING and in_doubt and resend and work.resends < self.limits.resends:
             work.resends += 1
             return
         self.doubt(work.exit.identifier, self.limits.doubt_s)
-        shown = "the position shows nothing of it" if found == NOTHING else "the broker could not be read since"
-        raise End(UNKNOWN, f"{work.reason}; {shown}, its broker-side stop stays", seen)
+        shown = {NOTHING: "the position shows nothing of it", UNCLEAR: "the broker could not be read since"}
+        raise End(UNKNOWN, f"{work.reason}; {shown.get(found, 'it was done in part, or not at all')}, its broker-side stop stays", seen)
 
     def doubt(self, identifier: int, seconds: float) -> None:
-        """Leave a position alone for so long."""
+        """Leave a position alone for so long; the end that follows writes it down."""
         self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
 
     def end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
         """Write the end down and return it."""
         outcome = book_outcome(work.exit, state, reason, work.first, view or work.last, self.limits.magic, token(work.exit.decision))
         outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
-        if work.first is not None or self.journal.known(work.exit.decision) is None:
-            self.journal.write(END if work.first is not None else REFUSAL, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
+        doubt_s = max(self.doubt_until_ns.get(work.exit.identifier, 0) - outcome.at_ns, 0) / 1e9
+        if work.first is not None:
+            self.journal.write(END, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict(), doubt_s=doubt_s)
+        elif self.journal.known(work.exit.decision) is None:
+            self.journal.write(REFUSAL, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
         if state in (FAILED, UNKNOWN):
             self.alarm(f"{work.exit.decision}, position {work.exit.identifier}: {state}: {reason}")
         return outcome

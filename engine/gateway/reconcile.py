@@ -41,9 +41,23 @@ def reached(view: View, exit: Exit, plan: Plan) -> bool:
     return view.position["volume"] <= plan.keep_lots + GUARD_LOTS
 
 
-def ended(view: View, known: Before, magic: int) -> bool:
+def own_lots(view: View, known: Before, plan: Plan) -> float:
+    """Return the volume that our own deals closed since."""
+    return sum(row["volume"] for row in view.deals if row["ticket"] not in known.deals and (
+        row["magic"] == plan.request["magic"] or row["comment"] == plan.request["comment"]))
+
+
+def ours(view: View, exit: Exit, known: Before, plan: Plan) -> bool:
+    """Tell whether it was our request that brought the position where it is; else that one may come to execute yet."""
+    if plan.request["action"] == SLTP:
+        return view.position is None or not tighter(exit.side, view.position["sl"], plan.stop)
+    left = 0.0 if view.position is None or turned(view, exit) else view.position["volume"]
+    return own_lots(view, known, plan) >= known.volume - left - GUARD_LOTS
+
+
+def ended(view: View, known: Before, plan: Plan) -> bool:
     """Tell whether an order of ours is in the past that executed nothing."""
-    fresh = [row for row in view.past_orders if row["ticket"] not in known.orders and row["magic"] == magic]
+    fresh = [row for row in view.past_orders if row["ticket"] not in known.orders and row["magic"] == plan.request["magic"]]
     return bool(fresh) and all(row["state"] in REJECTED_STATES and row["volume_current"] >= row["volume_initial"] - GUARD_LOTS
                                for row in fresh)
 
@@ -75,12 +89,12 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
             yield REACHED, view
             return
         if view.position is not None and plan.request["action"] != SLTP:
-            if closed > 0:
+            if own_lots(view, known, plan) > 0:        # what others closed says nothing of ours
                 if view.position["volume"] <= known.volume - closed + GUARD_LOTS:
                     yield CHANGED, view
                     return
                 continue                   # the deal is here before the position shows it
-            if ended(view, known, limits.magic):
+            if ended(view, known, plan):
                 yield DEAD, view
                 return
         if view.position is not None and view.at_ns - healthy_ns >= limits.settle_s * 1e9:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from engine.gateway.intents import BEGIN, IntentJournal
 from engine.gateway.orders import DONE, FAILED, UNKNOWN, Exit, Outcome, Plan
 from engine.gateway.outcomes import End, Work, check_side
-from engine.gateway.reconcile import NOTHING, REACHED, UNCLEAR, before, reached, settle
+from engine.gateway.reconcile import NOTHING, REACHED, UNCLEAR, before, ours, reached, settle
 from engine.gateway.symbols import masked
 from engine.gateway.view import Unreadable, View
 
@@ -28,10 +28,10 @@ def last_plan(entry: dict) -> Plan:
     return Plan(last["request"], entry["keep_lots"], last["stop"])
 
 
-def doubts(journal: IntentJournal, doubt_s: float) -> dict[int, int]:
-    """Return until when each position is in doubt whose action ended and nobody knows how."""
-    return {entry["exit"]["identifier"]: entry["end"]["at_ns"] + round(doubt_s * 1e9) for entry in journal.decisions.values()
-            if entry["what"] == BEGIN and entry["end"] and entry["end"]["outcome"]["state"] == UNKNOWN}
+def doubts(journal: IntentJournal) -> dict[int, int]:
+    """Return until when each position is left alone, as the ends say."""
+    return {entry["exit"]["identifier"]: entry["end"]["at_ns"] + round(entry["end"].get("doubt_s", 0.0) * 1e9)
+            for entry in journal.decisions.values() if entry["what"] == BEGIN and entry["end"]}
 
 
 class Recovery:
@@ -102,14 +102,14 @@ class Recovery:
                 yield step
                 continue
             found, seen = step
-            if found == UNCLEAR and seen is not None and seen.position is not None and not seen.orders:
-                # it is there, nothing is under way, and its deals do not add up: later decisions rest on fresh readings
-                self.gateway.doubt(work.exit.identifier, self.gateway.limits.doubt_s)
-                raise End(UNKNOWN, "the deals and the position do not agree on what was sent before a restart", seen)
-            if found == UNCLEAR:
+            if found == UNCLEAR and (seen is None or seen.position is None or seen.orders):
                 raise Unreadable("the broker could not be read, or shows no deal that closed it")
-            if found == NOTHING:
+            if found != REACHED or not ours(seen, work.exit, known, plan):     # the last request may come to execute yet
                 self.gateway.doubt(work.exit.identifier, self.gateway.limits.doubt_s)
+            if found == UNCLEAR:
+                # it is there, nothing is under way, and its deals do not add up: later decisions rest on fresh readings
+                raise End(UNKNOWN, "the deals and the position do not agree on what was sent before a restart", seen)
+            if found == NOTHING:
                 raise End(FAILED, "the position shows nothing of what was sent before a restart", seen)
             check_side(work.exit, seen)
             if found == REACHED or seen.position is not None and reached(seen, work.exit, plan):

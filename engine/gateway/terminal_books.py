@@ -119,7 +119,7 @@ class Deal:
 
 @dataclass
 class Later:
-    """Something the server does at an instant to come: "fill" an order, "end" it, or set "levels"."""
+    """Something the server does at an instant to come: "fill" an order, "end" it, set "levels", or take a request that was on its way."""
 
     due_ns: int
     kind: str

@@ -10,7 +10,7 @@ KINDS = {
     "retcode": "code: the server answers with it, nothing is executed",
     "partial": "share: only this part is filled, answer 10010",
     "placed": "delay_ms, dies: answer 10008, the deal comes later or never",
-    "unknown": "code 10011 10012 10031, executed, delay_ms, hidden_ms: the answer says nothing",
+    "unknown": "code 10011 10012 10031, executed, delay_ms, hidden_ms, on_way: the answer says nothing; on its way the server knows nothing of it",
     "lost": "executed, delay_ms: None and -10002",
     "unsent": "executed: None and -10001, the pipe is broken",
     "failed": "code: None and this last_error, nothing is executed",
@@ -71,7 +71,8 @@ class Faults:
         pick = self.dice
         fault = {"do": kind, "executed": pick.random() < 0.5, "dies": pick.random() < 0.3, "share": pick.uniform(0.05, 0.95),
                  "delay_ms": pick.choice([0, pick.randrange(1, self.late_ms)]), "for_ms": pick.randrange(100, 4000),
-                 "ms": pick.randrange(1, 800), "after_ms": pick.randrange(0, 300), "hidden_ms": pick.randrange(0, 500)}
+                 "ms": pick.randrange(1, 800), "after_ms": pick.randrange(0, 300), "hidden_ms": pick.randrange(0, 500),
+                 "on_way": pick.random() < 0.5}
         fault["code"] = {"retcode": pick.choice(REJECTIONS), "unknown": pick.choice((10011, 10012, 10031)),
                          "failed": pick.choice((-1, -3, -10000)) if pick.random() < 0.5 else -2}.get(kind, 0)
         return fault

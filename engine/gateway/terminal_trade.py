@@ -213,7 +213,9 @@ class TradeServer:
 
     def _execute_later(self, request: dict, fault: dict) -> None:
         """Execute a request whose answer says nothing, at once or after a delay."""
-        if request["action"] == DEAL:
+        if fault.get("on_way"):
+            self._do_later(Later(self.book.now_ns + fault.get("delay_ms", 0) * MS, "arrive", request=request))
+        elif request["action"] == DEAL:
             self._fill_later(self.place(request), fault | {"dies": False})
         elif request["action"] == SLTP:
             self._do_later(Later(self.book.now_ns + fault.get("delay_ms", 0) * MS, "levels", request=request))
@@ -226,6 +228,9 @@ class TradeServer:
 
     def due(self, later: Later) -> None:
         """Do what was put off."""
+        if later.kind == "arrive":
+            self.execute(later.request, {})
+            return
         if later.kind == "levels":
             if not self._check_levels(later.request, self.book.specs[later.request["symbol"]]):
                 self._set_levels(later.request)
