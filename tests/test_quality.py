@@ -174,6 +174,26 @@ def test_a_hole_in_the_book_needs_a_gap_row(tmp_path: Path, venue: str, mark: st
     assert found["coverage"]["BTCUSDT.depth"] < 0.52 and found["coverage"]["BTCUSDT.best"] > 0.97
 
 
+@pytest.mark.parametrize("venue", ["binance_usdm", "binance_spot"])
+@pytest.mark.parametrize("hole", [False, True])
+def test_update_ids_that_begin_anew_hide_no_hole_after_them(tmp_path: Path, venue: str, hole: bool) -> None:
+    rows = tiny_rows(venue=venue, steps=400)
+    seqs = message_seqs(rows, "depth")
+    for row in rows["depth"] + rows["best"]:
+        if row["seq"] >= seqs[200]:
+            for name in {"first_id", "last_id", "prev_id", "update_id"} & row.keys():
+                row[name] -= 4_000_000
+    insert_feed(rows, seqs[200], "gap", "depth", "BTCUSDT", 5_000_000, 1_000_000)
+    if hole:
+        remove_message(rows, message_seqs(rows, "depth")[300])
+    found = check_session(write_session(tmp_path, rows, venue=venue))
+    assert not [note for note in found["notes"] if "already passed" in note]
+    if hole:
+        assert "update ids of BTCUSDT in depth break without a gap row" in only_problem(found)
+    else:
+        assert found["ok"], found["problems"]
+
+
 def test_an_old_diff_sent_again_is_no_hole(tmp_path: Path) -> None:
     def edit(rows: dict) -> None:
         seqs = message_seqs(rows, "depth")

@@ -177,7 +177,7 @@ def check_depth_chain(messages: Messages, marks: Marks, findings: Findings) -> l
         own &= depth["last_id"] != MISSING
         seq, first, last = depth["seq"][own], depth["first_id"][own], depth["last_id"][own]
         previous, strict = messages.previous_ids(number, first, depth["prev_id"][own])
-        old = np.flatnonzero(last[1:] <= np.maximum.accumulate(last)[:-1]) + 1
+        old = _passed(seq, last, np.array([mark.seq for mark in marks.of(number, "depth", EXCUSING)], np.int64))
         if len(old):
             findings.notes.append(f"{len(old)} depth messages of {symbol} carry an update id already passed, "
                                   f"first at seq {seq[old[0]]}")
@@ -192,6 +192,13 @@ def check_depth_chain(messages: Messages, marks: Marks, findings: Findings) -> l
         _ask_for_marks(found, marks, number, seq, findings)
         gaps += found
     return gaps
+
+
+def _passed(seq: np.ndarray, last: np.ndarray, breaks: np.ndarray) -> np.ndarray:
+    """Return which messages carry an id already passed since the last break; ids may begin anew at one."""
+    starts = np.flatnonzero(np.diff(np.searchsorted(breaks, seq))) + 1
+    newest = np.concatenate([np.maximum.accumulate(part) for part in np.split(last, starts)])
+    return np.setdiff1d(np.flatnonzero(last[1:] <= newest[:-1]) + 1, starts)
 
 
 def _ask_for_marks(gaps: list[dict], marks: Marks, symbol: int, seq: np.ndarray, findings: Findings) -> None:
