@@ -335,6 +335,20 @@ def test_after_a_restart_what_was_sold_by_hand_is_not_taken_for_the_answer_eithe
     assert rig.held.type == 0 and rig.left == round(0.2 - sold, 8)
 
 
+@pytest.mark.parametrize("mode", [HEDGING, NETTING])
+def test_an_exception_out_of_the_module_is_an_unknown_answer(mode):
+    rig = Rig([ON_ITS_WAY], mode)
+    send = rig.terminal.module.order_send
+
+    def sent(request):
+        send(request)
+        raise SystemError("returned a result with an exception set")
+    rig.terminal.module.order_send = sent
+    done = rig.act(k.PARTIAL, volume_left=30)
+    assert (done.state, done.code, done.retcodes, done.lots_left) == ("done", k.RULE_REDUCED, [-10002], 0.3) and len(rig.requests) == 1
+    assert rig.held.type == 0 and rig.left == 0.3
+
+
 def test_placed_is_followed_until_filled_or_dead():
     rig = Rig([{"do": "placed", "delay_ms": 2000}])
     done = rig.act(k.CLOSE)

@@ -209,6 +209,25 @@ def test_the_line_is_on_the_disk_before_the_order_goes_out(tmp_path):
     assert json.loads(seen[0])["intent"] == "d/1"
 
 
+@pytest.mark.parametrize("answer", [SystemError("a result with an exception set"), ValueError("year 0 is out of range"), RuntimeError("x"), object()])
+def test_what_goes_wrong_from_sending_on_may_have_been_executed(tmp_path, answer):
+    it, terminal = desk(path=tmp_path / "sent")
+    ticket = next(iter(terminal.book.positions))
+    send = it.module.order_send
+
+    def sent(request):
+        send(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+    it.module.order_send = sent
+    for cached in (False, True):
+        reply = it.handle(closing(ticket, "x/1"))
+        assert reply["ok"] and reply["result"] is None and reply["error"][0] == -10002 and ("cached" in reply) is cached
+    assert len(terminal.log) == 1 and terminal.book.positions[ticket].volume == 60_000_000
+    it.intents.close()
+
+
 @pytest.mark.parametrize("cut", range(1, 40, 6))
 def test_a_torn_last_line_counts_as_not_sent_and_spoils_nothing(tmp_path, cut):
     path = tmp_path / "sent"

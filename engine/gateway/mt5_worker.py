@@ -224,7 +224,11 @@ class Desk:
         if known is None:
             self.intents.write({"intent": intent, "request": request}, sync=True)
         self.ready.discard(intent)
-        answer = self._run("order_send", [request], {})
+        try:
+            answer = self._run("order_send", [request], {})
+            json.dumps(answer)
+        except Exception as error:         # it may have been executed, whatever the module says
+            answer = {"result": None, "error": [ANSWER_LOST, f"{type(error).__name__}: {error}"]}
         self.intents.write({"intent": intent, "answer": answer}, sync=False)
         return answer
 
