@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from engine.kernel import book, depth
 from engine.kernel import records as R
 from engine.record.store import Session
-from engine.run import Run
+from engine.run import Pair, Run
 from engine.stream import events
 from naive_book import Message, NaiveBook, session_quotes
-from rows import diff, snapshot
+from rows import best, diff, feed, snapshot, stream
 
 LEVELS, PENDING = 64, 256
 MID = 1000
@@ -263,6 +263,21 @@ def test_a_message_without_levels_moves_the_chain_on() -> None:
     kernel = Kernel(True)
     three_diffs(kernel)
     assert kernel.take(diff(3, [], 104, 103)) and kernel.take(diff(4, [(1, 990, 1)], 105, 104)) and kernel.synced
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_after_ids_that_begin_anew_book_and_touch_come_back(linked: Callable[..., Run], strict: bool) -> None:
+    """The hole is marked; what was kept of the old ids stands in the way of no snapshot and of no best quote."""
+    run = linked(pairs=[Pair("BTCUSDT", "0.10", "0.001", "0.01", strict)])
+    sides = [(1, 999, 3), (-1, 1001, 4)]
+    run.feed(stream(snapshot(1, sides, 900_000), *(diff(2 + n, sides, 900_001 + n, 900_000 + n) for n in range(5)),
+                    best(10, 999, 1001, 3, 4, 900_005)))
+    core, market = run.arrays["core"][0], run.arrays["market"][0]
+    assert core.book_status == R.BOOK_SYNCED and market.bid_ticks == 999
+    run.feed(stream(feed(20, R.GAP, R.DEPTH), diff(21, sides, 11, 10), diff(22, [(1, 998, 7)], 12, 11)))
+    run.feed(stream(best(23, 998, 1001, 7, 4, 12), snapshot(24, sides, 11), diff(25, [(1, 999, 0)], 13, 12)))
+    assert core.book_status == R.BOOK_SYNCED and (market.bid_ticks, market.bid_lots) == (998, 7)
+    assert top_of(run) == (998, 7, 1001, 4)
 
 
 walks = st.lists(st.tuples(st.integers(-14, 14), st.lists(st.tuples(st.sampled_from((1, -1)), st.integers(1, 30), st.integers(0, 3)),

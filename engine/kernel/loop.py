@@ -68,9 +68,12 @@ def fold_feed(row, market, core):
             core.tape_from_ns = row.recv_ns
             market.cvd_lots = 0
             market.tape_ok = 1
-    if (stream == MISSING or stream == DEPTH) and broken and core.book_status == BOOK_SYNCED:
-        core.book_status = BOOK_BROKEN
-        core.book_gaps += 1
+    if (stream == MISSING or stream == DEPTH) and broken:
+        core.pending_rows = 0          # no snapshot links over a hole,
+        core.top_id = MISSING          # and the venue may have begun its ids anew
+        if core.book_status == BOOK_SYNCED:
+            core.book_status = BOOK_BROKEN
+            core.book_gaps += 1
     if stream == MISSING or stream == BEST:
         if broken:
             core.mid_from_ns = MISSING
