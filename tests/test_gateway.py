@@ -190,6 +190,14 @@ def test_a_decision_that_grows_old_while_it_waits_is_not_begun():
     assert done.state == "refused" and "the decision is 1 s old" in done.reason and rig.requests == []
 
 
+def test_a_decision_that_grows_old_while_it_is_tried_again_is_given_up():
+    rig = Rig([{"do": "retcode", "code": code} for code in (10024, 10024, 10024, 10021, 10021, 10021, 10018)])
+    decided_ns = rig.clock.now_ns()
+    done = rig.act(k.CLOSE, decided_ns=decided_ns)
+    assert done.state == "failed" and "the decision is 10 s old, 5 s are allowed" in done.reason and done.retcodes[:3] == [10024] * 3
+    assert rig.terminal.log[-1][0] - decided_ns < 5e9 and rig.left == 1.0 and rig.alarms
+
+
 def test_when_it_ends_what_is_under_way_is_finished_and_nothing_is_begun():
     rig = Rig([{"do": "placed", "delay_ms": 2000}])
     other = rig.book.by_hand("BTCUSD", 0, 0.5)

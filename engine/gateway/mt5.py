@@ -129,13 +129,10 @@ class Gateway:
         self._allow_now(exit)
 
     def _allow_now(self, exit: Exit) -> None:
-        """Raise Refusal for a decision too late or too many; time passes and others begin until the first request goes out."""
+        """Raise Refusal for a decision too many; others begin until the first request goes out."""
         limits, now_ns = self.limits, self.clock.now_ns()
         if self.ending:
             raise Refusal("the run ends")
-        age_s = 0.0 if exit.decided_ns == MISSING else (now_ns - exit.decided_ns) / 1e9
-        if age_s > limits.max_decision_age_s:
-            raise Refusal(f"the decision is {age_s:.0f} s old, {limits.max_decision_age_s:g} s are allowed")
         if self.journal.since(now_ns, MINUTE_NS) >= limits.actions_per_minute:
             raise Refusal(f"the limit of {limits.actions_per_minute} actions a minute is reached")
         if self.journal.since(now_ns, DAY_NS) >= limits.actions_per_day:
@@ -145,6 +142,9 @@ class Gateway:
         """Raise Refusal for what may not be sent now; asked before every request, and again once it is on disk."""
         if self.limits.kill_file is not None and self.limits.kill_file.exists():
             raise Refusal(f"the kill switch is on ({self.limits.kill_file})")
+        age_s = 0.0 if exit.decided_ns == MISSING else (self.clock.now_ns() - exit.decided_ns) / 1e9
+        if age_s > self.limits.max_decision_age_s:
+            raise Refusal(f"the decision is {age_s:.0f} s old, {self.limits.max_decision_age_s:g} s are allowed")
         if why := self.may_send(exit):
             raise Refusal(why)
 
