@@ -91,6 +91,19 @@ def test_a_merge_or_a_reversal_is_an_end_and_a_beginning(book):
     assert [c.side for c in book.read([row(type=1, price_open=60_500.0)], set(), list)] == [1, -1]
 
 
+def test_a_new_position_waits_a_while_for_the_brokers_clock():
+    clock = []
+    book = AccountBook({"BTCUSD": BROKER}, lambda msc: msc * 1_000_000 if clock else None, clock_reads=3)
+    assert told(book, [row()]) == told(book, [row()]) == []
+    clock.append(1)
+    [account] = book.read([row()], set(), list)
+    assert account.event_ns == 1_000_000_000
+    clock.clear()
+    assert told(book, [row(), row(8)]) == []
+    [account] = book.read([row(), row(8)], set(), list)
+    assert (account.ticket, account.event_ns) == (8, None), "a market that is closed has no clock"
+
+
 def again(tmp_path, account: str = "a") -> AccountBook:
     """A book of a run that was started again."""
     return AccountBook({"BTCUSD": BROKER}, first=FirstSeen(tmp_path / "first.json", account))

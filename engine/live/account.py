@@ -42,15 +42,21 @@ class AccountBook:
     """Turns readings of positions into changes; a position that is being acted on is left to its outcome."""
 
     def __init__(self, instruments: dict[str, Instrument], utc_ns: Callable[[int], int | None] = lambda msc: None,
-                 first: FirstSeen | None = None):
+                 first: FirstSeen | None = None, clock_reads: int = 0):
         self.instruments, self.utc_ns, self.first = instruments, utc_ns, first or FirstSeen()
+        self.clock_reads = clock_reads         # so often a new position waits for the broker's clock, which tells its age
         self.known: dict[int, Known] = {}
 
     def read(self, positions: list[dict], busy: set[int], deals_of: Callable[[int], list[dict]]) -> Iterator[Account]:
         """Yield what changed since the last reading, each as it is found: `deals_of`, asked only about what is gone, may raise."""
         present = {row["identifier"]: row for row in positions if row["symbol"] in self.instruments}
+        unclocked = {each for each, row in present.items() if each not in self.known and self.utc_ns(row["time_msc"]) is None}
+        if unclocked and self.clock_reads > 0:
+            self.clock_reads -= 1
+        else:
+            unclocked = set()
         for identifier, row in present.items():
-            if identifier not in busy:
+            if identifier not in busy and identifier not in unclocked:
                 yield from self._present(identifier, row)
         for identifier in [each for each in self.known if each not in present and each not in busy]:
             yield from self._absent(identifier, deals_of)

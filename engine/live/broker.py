@@ -52,11 +52,11 @@ class Trader(threading.Thread):
     """Acts on decisions through the gateway, and tells what changes of the account."""
 
     def __init__(self, link, gateway: Gateway, instruments: dict[str, Instrument], deliver: Deliver, health: Health,
-                 utc_ns: Callable[[int], int | None] = lambda msc: None, first: FirstSeen | None = None):
+                 utc_ns: Callable[[int], int | None] = lambda msc: None, first: FirstSeen | None = None, clock_reads: int = 0):
         super().__init__(name="trader", daemon=True)
         self.link, self.gateway, self.instruments, self.deliver, self.health = link, gateway, instruments, deliver, health
         self.reader: Reader = gateway.reader
-        self.book = AccountBook(instruments, utc_ns, first)
+        self.book = AccountBook(instruments, utc_ns, first, clock_reads)
         self.orders: queue.SimpleQueue[tuple[Exit, str] | None] = queue.SimpleQueue()
         self.asked: dict[str, Exit] = {}
         self.stopping = False

@@ -40,6 +40,7 @@ from engine.runlog import runs_folder
 LOOK_S = 0.1                   # between two looks at the guard, the commands and the screen
 END_S = 240.0                  # what is under way at the broker may take as long to end: a restart of the worker and two waits
 SWITCH_S = 0.0005              # a thread that has the interpreter gives it to one that waits
+CLOCK_READS = 25               # of positions: five seconds
 MOST_WAITING = 10_000          # frames of the broker's threads that the recorder has not taken yet
 
 
@@ -152,7 +153,7 @@ class LiveSession:
         gateway = Gateway(self.link, self.options.limits, self.journal_of_intents, self.wall, instruments, alarm=self._alarm,
                           may_send=self._may_send)
         self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns,
-                              FirstSeen(self.data / "live" / "first.json", self.account.shown["id"]))
+                              FirstSeen(self.data / "live" / "first.json", self.account.shown["id"]), CLOCK_READS)
         self.guard = Guard(self.recorder.watch, self.health, list(instruments), self.options.limits.max_quote_age_s,
                            back_s=self.options.hold_back_s)
         recording = asyncio.create_task(self.recorder.run())
