@@ -13,7 +13,8 @@ from engine.runlog import runs_folder
 
 REQUIRED = ("actions_per_minute", "actions_per_day", "max_share")
 PROVING = ("shadow", "act")
-LEAST_S = 600.0                # a run with a position in which no rule decided proves something after so long
+LEAST_S = 600.0                # a rule that was asked so long on a position, with all feeds well, is proven without a decision
+SIZES = ("tick_size", "lot_size", "pair")
 
 
 def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> set[str]:
@@ -24,46 +25,54 @@ def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> se
     absent = [name.replace("_", "-") for name in REQUIRED if name not in options.limits_set]
     if absent:
         missing.append(f"these limits are not set: --{', --'.join(absent)}")
-    found = proof(options, account, kernel, data)
-    if found is None:
-        missing.append(f"no shadow run of account {account.shown['login']} with these very rules and parameters was verified; run "
-                       "tapeguard live --mode shadow with a position open, until a rule decides or for "
-                       f"{LEAST_S / 60:.0f} minutes, then tapeguard verify")
+    found, acting = proof(options, account, kernel, data), {choice.rule.name for choice in options.choices if choice.mode == "act"}
+    unproven = [f"{', '.join(sorted(acting - rules))} on {symbol}" for symbol, rules in found.items() if acting - rules]
+    if unproven or not any(found.values()):
+        shows = f" that shows {' and '.join(unproven)}" if unproven else ""
+        missing.append(f"no shadow run of account {account.shown['login']} with these very rules, parameters and symbols was verified"
+                       f"{shows}; run tapeguard live --mode shadow with a position of each symbol open, until each rule that is to act "
+                       f"decided on it or for {LEAST_S / 60:.0f} minutes with all feeds well, then tapeguard verify")
     if kill_file(data).exists():
         missing.append(f"the kill switch is on; tapeguard kill --lift takes {kill_file(data)} away")
-    if not any(choice.mode == "act" for choice in options.choices):
+    if not acting:
         missing.append("no rule has the mode act (--rules whale=act)")
     if missing:
         raise BadInput("act is refused: " + "; ".join(missing))
+    return set.intersection(*found.values())
+
+
+def proof(options: LiveOptions, account: Account, kernel: str, data: Path) -> dict[str, set[str]]:
+    """Return by venue symbol the rules whose parity verified runs prove for this kernel, account and market."""
+    found = {instrument.pair: set() for instrument in account.instruments.values()}
+    for path in runs_folder(data).glob("*/verify.json"):
+        try:
+            live, verified = (json.loads((path.parent / name).read_text(encoding="utf-8")) for name in ("live.json", "verify.json"))
+            if verified["identical"] is not True or not _same(live, options, account, kernel):
+                continue
+            for name, instrument in account.instruments.items():
+                if _traded(live, name) == (*(getattr(instrument, size) for size in SIZES), account.shown["contracts"][name]):
+                    asked = verified["asked"].get(instrument.pair, {})
+                    found[instrument.pair] |= {choice.rule.name for choice in options.choices if _shown(live, asked, choice)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
     return found
 
 
-def proof(options: LiveOptions, account: Account, kernel: str, data: Path) -> set[str] | None:
-    """Return the rules whose parity a verified run proves for this kernel, account and market, None where none proves all that act."""
-    acting = {choice.rule.name for choice in options.choices if choice.mode == "act"}
-    for path in sorted(runs_folder(data).glob("*/verify.json"), reverse=True):
-        try:
-            live, found = (json.loads((path.parent / name).read_text(encoding="utf-8")) for name in ("live.json", "verify.json"))
-            if _proves(live, found, options, account, kernel):
-                proven = {choice.rule.name for choice in options.choices if _decided(live["rules"], choice)}
-                if acting <= proven:
-                    return proven
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+def _same(live: dict, options: LiveOptions, account: Account, kernel: str) -> bool:
+    """Tell whether a run was of this code, account and market."""
+    recording = options.recording
+    return live["mode"] in PROVING and live["kernel"] == kernel and live["versions"]["tapeguard"] == metadata.version("tapeguard") \
+        and live["account"]["id"] == account.shown["id"] and (live["venue"], live["stream"]) == (recording.endpoint.venue, recording.trades)
 
 
-def _proves(live: dict, found: dict, options: LiveOptions, account: Account, kernel: str) -> bool:
-    """Tell whether a run was of this code, account and market, and showed something."""
-    same = live["kernel"] == kernel and live["versions"]["tapeguard"] == metadata.version("tapeguard") \
-        and live["account"]["id"] == account.shown["id"] and live["venue"] == options.recording.endpoint.venue
-    pairs = {row["symbol"]: row["pair"] for row in live["instruments"] if row["venue"] == "mt5"}
-    market = all(pairs.get(name) == instrument.pair for name, instrument in account.instruments.items())
-    shown = found["identical"] is True and found["positions"] > 0 and (found["compared"] > 0 or found["seconds"] >= LEAST_S)
-    return same and market and shown and live["mode"] in PROVING
+def _traded(live: dict, name: str) -> tuple | None:
+    """Return what a run wrote down of a broker symbol, None where it had none of this name."""
+    row = next((row for row in live["instruments"] if (row["venue"], row["symbol"]) == ("mt5", name)), None)
+    return row and (*(row[size] for size in SIZES), live["account"]["contracts"][name])
 
 
-def _decided(rules: dict, choice: Choice) -> bool:
-    """Tell whether a rule was asked in the run that proves it, with the same parameters."""
-    entry = rules[choice.rule.name]
-    return entry["wanted"] in ("shadow", "act") and entry["params"] == params_dict(choice)
+def _shown(live: dict, asked: dict, choice: Choice) -> bool:
+    """Tell whether a rule with these parameters decided on a position, or was asked long enough."""
+    seen = asked.get(choice.rule.name)
+    return seen is not None and live["rules"][choice.rule.name]["params"] == params_dict(choice) \
+        and (seen["decisions"] > 0 or seen["seconds"] >= LEAST_S)

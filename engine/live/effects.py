@@ -54,9 +54,9 @@ def results(run: "LiveRun", acted: dict[int, int], tables: tuple[str, ...], sett
             if row["volume"] > 0 and row["price_ticks"] != R.MISSING:
                 totals[ticket] = totals.get(ticket, 0.0) + int(row["side"] * (row["price_ticks"] - row["entry_ticks"]) * row["volume"])
             _remember(risks, ticket, int(row["risk_ticks"]), int(row["volume"] + row["volume_left"]))
-        for position in _open(kernel):
+        for position in open_positions(kernel):
             _remember(risks, int(position["ticket"]), int(position["risk_ticks"]), int(position["initial_volume"]))
-    for position in _open(kernel):
+    for position in open_positions(kernel):
         if position["exit_ticks"] != R.MISSING:
             gain = int(position["side"] * (position["exit_ticks"] - position["entry_ticks"]) * position["volume"])
             totals[int(position["ticket"])] = totals.get(int(position["ticket"]), 0.0) + gain
@@ -64,7 +64,8 @@ def results(run: "LiveRun", acted: dict[int, int], tables: tuple[str, ...], sett
             if ticket in risks and risks[ticket][0] > 0 and risks[ticket][1] > 0 else None for ticket in acted}
 
 
-def _open(kernel) -> np.ndarray:
+def open_positions(kernel) -> np.ndarray:
+    """Return the kernel's records of open positions."""
     a = kernel.arrays
     return a["positions"][0][a["active"][0][:a["active_count"][0]]]
 

@@ -68,6 +68,7 @@ def described(options: LiveOptions, name: str, session: str, kernel: Path, accou
     limits = {key: value for key, value in dataclasses.asdict(options.limits).items() if key not in ("accounts", "kill_file")}
     return {"run": name, "session": session, "mode": options.mode, "account": account, "kernel": kernel.name,
             "started_ns": started_ns, "state": "running", "keep": options.keep, "venue": options.recording.endpoint.venue,
+            "stream": options.recording.trades,
             "settings": dataclasses.asdict(options.settings),
             "limits": {**limits, "symbols": sorted(options.limits.symbols)},
             # every rule begins in shadow at most; switches are in the recording

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import BadInput, SourceFailed
 from engine.gateway.client import WorkerLink
-from engine.gateway.symbols import check_map, instrument_of, load_map, map_of, masked, store_map
+from engine.gateway.symbols import check_map, decimal_of, instrument_of, load_map, map_of, masked, store_map
 from engine.gateway.view import Reader, Unreadable
 from engine.instruments import Instrument
 from engine.live.options import LiveOptions, Terminal
@@ -25,7 +25,7 @@ class Account:
     """The account of a live run and the symbols it manages there."""
 
     login: int
-    shown: dict                        # what may be written down: masked login, server, kind, currency
+    shown: dict                        # what may be written down: masked login, server, kind, currency, contract sizes
     instruments: dict[str, Instrument]     # by broker symbol
     specs: dict[str, dict]
 
@@ -75,7 +75,8 @@ def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
     shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]),
              "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
-             "margin": "hedging" if account["margin_mode"] == HEDGING else "netting"}
+             "margin": "hedging" if account["margin_mode"] == HEDGING else "netting",
+             "contracts": {name: decimal_of(spec["trade_contract_size"]) for name, spec in specs.items()}}
     return Account(account["login"], shown, instruments, specs)
 
 

@@ -11,6 +11,7 @@ from engine.errors import BadInput
 from engine.instruments import Instrument
 from engine.kernel import records as R
 from engine.kernel.market import DECISION, FILL
+from engine.live.asked import Asked, by_second
 from engine.live.effects import effects
 from engine.live.loop import NO_TICK, SLOTS
 from engine.live.runfiles import write_run_files
@@ -73,13 +74,19 @@ def open_run(folder: Path, data: Path) -> LiveRun:
     return LiveRun(folder, live, Session(session))
 
 
-def replayed(run: LiveRun) -> tuple[np.ndarray, np.ndarray]:
-    """Return the decisions and fills of a replay with the recorded outcomes."""
+def replayed(run: LiveRun) -> tuple[np.ndarray, np.ndarray, Asked]:
+    """Return the decisions and fills of a replay with the recorded outcomes, and what it shows of each rule."""
     desk = run.desk
     kernel = run.kernel(desk)
-    parts = [kernel.feed(chunk) for chunk in events(run.session, Followed(desk.numbers), LIVE_TABLES)]
-    decisions = np.concatenate([np.zeros(0, DECISION), *(part[0] for part in parts)])
-    return decisions, np.concatenate([np.zeros(0, FILL), *(part[1] for part in parts)])
+    asked = Asked(kernel, run.live["limits"]["max_quote_age_s"])
+    decisions, fills = [np.zeros(0, DECISION)], [np.zeros(0, FILL)]
+    for chunk in events(run.session, Followed(desk.numbers), LIVE_TABLES):
+        for piece in by_second(chunk):
+            asked.look(int(piece["recv_ns"][0]))
+            for kept, rows in zip((decisions, fills), kernel.feed(piece), strict=True):
+                if len(rows):
+                    kept.append(rows)
+    return np.concatenate(decisions), np.concatenate(fills), asked
 
 
 def recorded(session: Session) -> np.ndarray:
@@ -140,12 +147,13 @@ def verify(folder: Path, data: Path) -> dict:
     """Return the `verify` object of a live run and leave it in the run's folder."""
     run = open_run(folder, data)
     rules = [choice.rule.name for choice in run.choices]
-    live, (again, fills) = recorded(run.session), replayed(run)
+    live, (again, fills, asked) = recorded(run.session), replayed(run)
     again = cut_off(run, live, again)
     found = differences(live, again, rules)
     result = {"run": folder.name, "session": run.live["session"], "mode": run.live["mode"], "identical": not found,
               "positions": _positions(run.session), "seconds": _seconds(run.session),
               "compared": max(len(live), len(again)), "differences": found[:SHOWN], "different": len(found),
+              "asked": asked.told(live, run.desk),
               **effects(run, fills), "verified_ns": clock.now_ns()}
     write_run_files(run, live, fills)
     write_text_atomic(folder / "verify.json", json.dumps(result, indent=1) + "\n")
