@@ -38,13 +38,11 @@ class LiveRun:
 
     @property
     def choices(self) -> list[Choice]:
-        """The rules as they were, from the archived source."""
+        """The rules as they were, from the archived source; one that was off may have been switched on."""
         rules = find_rules(self.folder / "kernel" / "rules", shipped=False)
         entries = self.live["rules"]
-        on = {name: entry for name, entry in entries.items() if entry["mode"] != "off"}
-        changes = [f"{name}.{param}={value!r}" for name, entry in on.items() for param, value in entry["params"].items()]
-        wanted = ",".join(f"{name}:{entry['preset']}={entry['mode']}" for name, entry in on.items())
-        return choose(rules, wanted or "none", changes)
+        changes = [f"{name}.{param}={value!r}" for name, entry in entries.items() for param, value in entry["params"].items()]
+        return choose(rules, ",".join(f"{name}:{entry['preset']}={entry['mode']}" for name, entry in entries.items()), changes)
 
     @property
     def desk(self) -> Desk:
