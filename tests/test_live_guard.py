@@ -98,6 +98,27 @@ def test_late_frames_hold_nothing_until_none_came_in_time_for_two_seconds(feed):
     assert "late" in feed.passes(0.2, TRADE, DIFF, BEST, late_s=12.0)
 
 
+def test_a_reason_that_lasts_is_told_once_also_where_rules_are_held_for_another(feed):
+    told = []
+
+    def look(seconds: float, *names: str) -> None:
+        for _ in range(round(seconds * 10)):
+            feed.passes(0.1, *names)
+            told.append((feed.guard.look(), feed.guard.lasting()))
+    look(11.0, TRADE, DIFF, BEST)
+    feed.watch.streams[TRADE].silent = True
+    look(6.0, DIFF, BEST)
+    feed.guard.max_quote_age_s = -1.0          # the broker's quotes go too
+    feed.watch.streams[TRADE].silent = False
+    look(4.0, TRADE, DIFF, BEST)
+    assert [why for why in told if any(why)] == [(f"{TRADE} is silent", "")], "told when they were held; four seconds are short"
+    look(20.0, TRADE, DIFF, BEST)
+    assert [last for _, last in told if last] == ["no new quote of BTCUSD for -1 s"] and feed.guard.held
+    feed.guard.max_quote_age_s = 5.0
+    look(11.0, TRADE, DIFF, BEST)
+    assert told[-1] == (None, "") and feed.guard.held == ""
+
+
 @pytest.mark.parametrize("offset_ms, words", [(61e3, "61 s behind the venue's"), (-3600e3, "3600 s ahead of the venue's")])
 def test_a_clock_that_is_wrong_holds_the_rules(feed, offset_ms, words):
     feed.watch.offset_ms, feed.ahead_s = offset_ms, offset_ms / 1e3

@@ -1,6 +1,7 @@
 """The dead man's switch: when what the rules rest on is stale they are held, and the broker-side stops stay as they are."""
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from engine import clock
@@ -10,6 +11,7 @@ from engine.record.watch import BEST, DEPTH, TRADES, Stream, Watch
 FOLDED = (DEPTH, BEST, TRADES)
 NEAR_MS = 60_000.0             # a venue's clock that is farther from ours tells that ours is wrong
 PAST_MS = 86_400_000.0         # and one that is as far is that of a tape of the past
+LASTING_S = 5.0                # a reason that lasts so long is told, also where rules are held for another one
 STARTING = "the feeds are not up yet"
 
 
@@ -26,18 +28,33 @@ class Guard:
     back_s: float = 10.0
     held: str = STARTING               # why rules are held, empty while they are not
     _well_s: float = field(default_factory=clock.monotonic_s)
+    _why: str = ""                     # the reason now, without its numbers; since when; and the one that was told
+    _since_s: float = 0.0
+    _told: str = ""
 
     def look(self) -> str | None:
         """Return why rules are to be held from now on, "" when they are given back, None when nothing changes."""
         now_s, why = clock.monotonic_s(), self.reason()
+        kind = re.sub(r"[0-9.]+", "#", why)
+        if kind != self._why:
+            self._why, self._since_s = kind, now_s
         if why:
             self._well_s = now_s
             news, self.held = not self.held, why
+            if news:
+                self._told = kind
             return why if news else None
         if self.held and now_s - self._well_s >= self.back_s:
-            self.held = ""
+            self.held = self._told = ""
             return ""
         return None
+
+    def lasting(self) -> str:
+        """Return, once, a reason that has lasted and was not told when the rules were held, "" for none."""
+        if not self._why or self._why == self._told or clock.monotonic_s() - self._since_s < LASTING_S:
+            return ""
+        self._told = self._why
+        return self.held
 
     def reason(self) -> str:
         """Return what is wrong now, "" for nothing."""

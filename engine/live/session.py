@@ -243,6 +243,8 @@ class LiveSession:
             if self.held:
                 self.alarms.note("guard", f"{', '.join(self.held)} may act: the feeds are well")
             self.held = {}
+        if why := self.guard.lasting():
+            self._alarm(f"{why}; no rule acts meanwhile, the broker-side stops stay")
 
     def _switch(self, rule: str, mode: str, reason: str) -> None:
         self.loop.switch(rule, mode, reason, lambda kind, payload: self.recorder.take(self.broker_source, kind, payload))
