@@ -4,14 +4,26 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+from engine.errors import BadInput
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses wrong arguments in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, without the usage."""
+        raise BadInput(f"{message}; {self.prog} --help says what is right")
 
 
 def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
     """Return the parser of every command; `functions` runs each by its name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tapeguard",
         description="Record order flow, replay it through one loop, and measure exit rules for MetaTrader 5 positions.",
     )
+    parser.add_argument("--version", action="store_true", help="say which version this is")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(

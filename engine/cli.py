@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from engine import arguments
@@ -15,15 +16,18 @@ from engine.sim import cli as sim_cli
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 the answer is no, 2 wrong use, 3 a source failed."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if not hasattr(args, "command"):
-        parser.print_help()
-        return 2
+    parser, args = build_parser(), argparse.Namespace(debug=False)
     try:
+        parser.parse_args(argv, args)
+        if args.version:
+            print(f"tapeguard {metadata.version('tapeguard')}")
+            return 0
+        if not hasattr(args, "command"):
+            parser.print_help()
+            return 2
         return args.command(args) or 0
     except TapeguardError as error:
-        if getattr(args, "debug", False):
+        if args.debug:
             raise
         print(f"tapeguard: {error}", file=sys.stderr)
         return error.exit_code
