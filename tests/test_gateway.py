@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.clock import SteadyClock
 from engine.errors import BadInput
 from engine.gateway.client import DirectLink, LinkLost
 from engine.gateway.intents import IntentJournal
@@ -28,6 +29,7 @@ from engine.kernel import records as k
 from gateways import Killed, Rushed, dying
 
 BTC = Instrument("BTCUSD", "mt5", "0.01", "0.01", 2, 2)
+ON_ITS_WAY = {"do": "unknown", "code": 10012, "executed": True, "delay_ms": 2000, "on_way": True}
 
 
 class Rig:
@@ -143,6 +145,32 @@ def test_actions_are_counted_over_the_span():
     assert rig.act(k.CLOSE, "f").state == "done"
 
 
+class Wall:
+    """A machine's clock over the time of a rig, made steady as the program does it, that is set by hand."""
+
+    def __init__(self, at: VirtualClock, off_s: int = 0):
+        self.off_ns = off_s * 10**9
+        self.now_ns = SteadyClock(lambda: at.now_ns() + self.off_ns, at.now_ns).now_ns
+        self.monotonic_s, self.sleep_s = at.monotonic_s, at.sleep_s
+
+
+def by_the_wall(rig: Rig, off_s: int = 0) -> Wall:
+    """Let the gateway of a rig be made anew, with a clock that can be set."""
+    wall = Wall(rig.clock, off_s)
+    rig.gateway = Gateway(rig.link, rig.limits, rig.journal, wall, {"BTCUSD": BTC}, alarm=rig.alarms.append)
+    refreshed(rig)
+    return wall
+
+
+def refreshed(rig: Rig) -> None:
+    """Let quotes change, as without the server's clock they have to."""
+    for _ in range(3):
+        rig.price += 100
+        rig.clock.sleep_s(0.2)
+        tick = rig.link.ask({"call": "symbol_info_tick", "args": ["BTCUSD"]})["result"]
+        rig.gateway.ages.age_s("BTCUSD", tick, rig.gateway.clock.now_ns())
+
+
 def drained(rig: Rig, for_s: float = 20.0) -> list:
     """Bring on what was started until it ended; return how."""
     ended, end_ns = [], rig.clock.now_ns() + round(for_s * 1e9)
@@ -176,6 +204,39 @@ def test_a_decision_that_is_old_is_refused():
     rig.clock.sleep_s(56.1)
     done = rig.act(k.CLOSE, "d2", decided_ns=decided_ns)
     assert done.state == "refused" and "the decision is 61 s old" in done.reason and len(rig.requests) == 1
+
+
+def test_a_decision_of_the_future_is_refused():
+    rig = Rig()
+    done = rig.act(k.CLOSE, decided_ns=rig.clock.now_ns() + 3600 * 10**9)
+    assert done.state == "refused" and "3600 s ahead of this machine's clock" in done.reason and rig.requests == []
+    assert rig.act(k.CLOSE, "d2", decided_ns=rig.clock.now_ns() + 9 * 10**8).state == "done"
+
+
+@pytest.mark.parametrize("off_s", [-3600, 3600])
+def test_a_clock_that_is_set_neither_stops_nor_shortens_a_wait(off_s):
+    rig = Rig([ON_ITS_WAY | {"delay_ms": 4000}])
+    wall = by_the_wall(rig)
+    rig.gateway.start(rig.ask(k.PARTIAL, volume_left=60))
+    rig.gateway.poll()
+    wall.off_ns = off_s * 10**9
+    done, = drained(rig, 10.0)
+    assert done.state == "done" and len(rig.requests) == 1 and rig.left == 0.6
+
+
+@pytest.mark.parametrize("off_s, restart", [(-3600, False), (3600, False), (-3600, True)])
+def test_a_clock_that_is_set_neither_ends_nor_lengthens_a_doubt(off_s, restart):
+    rig = Rig([ON_ITS_WAY | {"executed": False}], NETTING)
+    wall = by_the_wall(rig)
+    assert rig.gateway.act(rig.ask(k.CLOSE)).state == "unknown"
+    wall.off_ns = off_s * 10**9
+    if restart:
+        by_the_wall(rig, off_s)
+    rig.clock.sleep_s(rig.limits.doubt_s - 2)
+    assert "in doubt" in rig.gateway.act(rig.ask(k.CLOSE, "d2")).reason
+    rig.clock.sleep_s(2)
+    refreshed(rig)
+    assert rig.gateway.act(rig.ask(k.CLOSE, "d3")).state == "done"
 
 
 def test_a_decision_that_grows_old_while_it_waits_is_not_begun():
@@ -291,9 +352,6 @@ def test_an_unknown_answer_is_reconciled_before_anything_is_sent_again(fault, mo
         assert rig.left == (want if executed or again else 1.0)
         if done.state == "unknown":
             assert rig.alarms and "in doubt" in rig.act(action, "d2", **more).reason
-
-
-ON_ITS_WAY = {"do": "unknown", "code": 10012, "executed": True, "delay_ms": 2000, "on_way": True}
 
 
 @pytest.mark.parametrize("sold", [0.1, 0.5])

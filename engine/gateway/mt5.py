@@ -40,6 +40,7 @@ from engine.kernel.records import MISSING, PARTIAL, REJECTED, TIGHTEN
 
 LOOKS, LOOK_AGAIN_S = 8, 0.25
 FREEZE_WAIT_S, FREEZE_WAITS = 1.0, 5
+AHEAD_S = 1.0                              # a decision is not of the future
 Steps = Generator[float, None, Outcome]
 
 
@@ -57,7 +58,7 @@ class Gateway:
         self.ages = QuoteAges(server)
         self.alarm, self.may_send = alarm, may_send
         self.busy: dict[int, Work] = {}
-        self.doubt_until_ns = doubts(journal)
+        self.doubt_until_s = doubts(journal, clock)
         self.queue: list[tuple[int, int, Generator[float, None, Outcome | None]]] = []
         self.count = 0
         self.recovery = Recovery(self)
@@ -115,7 +116,7 @@ class Gateway:
 
     def _allow(self, exit: Exit) -> None:
         """Raise Refusal for what needs no look at the broker to be refused."""
-        limits, now_ns = self.limits, self.clock.now_ns()
+        limits = self.limits
         check_exit(exit)
         self._allow_send(exit)
         if exit.symbol not in limits.symbols or exit.symbol not in self.instruments:
@@ -124,7 +125,7 @@ class Gateway:
             raise Refusal(f"another action on position {exit.identifier} is under way")
         if self.recovery.holds(exit.identifier):
             raise Refusal(f"an earlier request for position {exit.identifier} is not reconciled yet")
-        if now_ns < self.doubt_until_ns.get(exit.identifier, 0):
+        if self.doubt_left_s(exit.identifier):
             raise Refusal(f"an earlier request for position {exit.identifier} is in doubt")
         self._allow_now(exit)
 
@@ -145,6 +146,8 @@ class Gateway:
         age_s = 0.0 if exit.decided_ns == MISSING else (self.clock.now_ns() - exit.decided_ns) / 1e9
         if age_s > self.limits.max_decision_age_s:
             raise Refusal(f"the decision is {age_s:.0f} s old, {self.limits.max_decision_age_s:g} s are allowed")
+        if age_s < -AHEAD_S:
+            raise Refusal(f"the decision is {-age_s:.0f} s ahead of this machine's clock; set that one right")
         if why := self.may_send(exit):
             raise Refusal(why)
 
@@ -202,8 +205,8 @@ class Gateway:
 
     def _run(self, work: Work) -> Generator[float, None, None]:
         """Look, plan, send, judge the answer, and again; it ends by raising End."""
-        begun_ns = self.clock.now_ns()
-        while self.clock.now_ns() - begun_ns < self.limits.give_up_s * 1e9:
+        begun_s = self.clock.monotonic_s()
+        while self.clock.monotonic_s() - begun_s < self.limits.give_up_s:
             view = yield from self._look(work)
             if work.first and work.exit.action == PARTIAL and view.position["volume"] <= keep_lots(
                     work.exit, self.instruments[work.exit.symbol]) + 1e-9:
@@ -311,15 +314,20 @@ class Gateway:
 
     def doubt(self, identifier: int, seconds: float) -> None:
         """Leave a position alone for so long; the end that follows writes it down."""
-        self.doubt_until_ns[identifier] = self.clock.now_ns() + round(seconds * 1e9)
+        self.doubt_until_s[identifier] = self.clock.monotonic_s() + seconds
+
+    def doubt_left_s(self, identifier: int) -> float:
+        """Return for how long a position is left alone from now."""
+        now_s = self.clock.monotonic_s()
+        return max(self.doubt_until_s.get(identifier, now_s) - now_s, 0.0)
 
     def end(self, work: Work, state: str, reason: str, view: View | None) -> Outcome:
         """Write the end down and return it."""
         outcome = book_outcome(work.exit, state, reason, work.first, view or work.last, self.limits.magic, token(work.exit.decision))
         outcome.sends, outcome.retcodes, outcome.at_ns = work.sends, work.retcodes, self.clock.now_ns()
-        doubt_s = max(self.doubt_until_ns.get(work.exit.identifier, 0) - outcome.at_ns, 0) / 1e9
         if work.first is not None:
-            self.journal.write(END, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict(), doubt_s=doubt_s)
+            self.journal.write(END, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict(),
+                               doubt_s=self.doubt_left_s(work.exit.identifier))
         elif self.journal.known(work.exit.decision) is None:
             self.journal.write(REFUSAL, work.exit.decision, outcome.at_ns, outcome=outcome.as_dict())
         if state in (FAILED, UNKNOWN):

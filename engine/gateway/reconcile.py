@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.gateway.orders import GUARD_LOTS, MISSING, SLTP, Exit, Limits, Plan, tighter
+from engine.gateway.orders import GUARD_LOTS, SLTP, Exit, Limits, Plan, tighter
 from engine.gateway.view import Reader, Unreadable, View
 
 POLL_S = 0.25
@@ -64,17 +64,18 @@ def ended(view: View, known: Before, plan: Plan) -> bool:
 
 def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits) -> Iterator[float | tuple[str, View | None]]:
     """Yield seconds to wait, and at last (what was found, the look that showed it)."""
-    begun_ns, healthy_ns, view = reader.clock.now_ns(), MISSING, None
+    now_s = reader.clock.monotonic_s
+    begun_s, healthy_s, view = now_s(), None, None
     gone = 0
-    while reader.clock.now_ns() - begun_ns < limits.give_up_s * 1e9:
+    while now_s() - begun_s < limits.give_up_s:
         yield POLL_S
         try:
             view = reader.look(exit.identifier, exit.symbol)
         except Unreadable:
-            healthy_ns, gone = MISSING, 0
+            healthy_s, gone = None, 0
             continue
-        if healthy_ns == MISSING or view.orders:
-            healthy_ns = view.at_ns        # an order that is alive is waited for, never sent again
+        if healthy_s is None or view.orders:
+            healthy_s = now_s()            # an order that is alive is waited for, never sent again
         gone = gone + 1 if view.position is None else 0
         if view.position is None and gone < 2:
             continue
@@ -97,7 +98,7 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
             if ended(view, known, plan):
                 yield DEAD, view
                 return
-        if view.position is not None and view.at_ns - healthy_ns >= limits.settle_s * 1e9:
+        if view.position is not None and now_s() - healthy_s >= limits.settle_s:
             yield NOTHING, view
             return
-    yield UNCLEAR, None if healthy_ns == MISSING else view
+    yield UNCLEAR, None if healthy_s is None else view

@@ -28,10 +28,12 @@ def last_plan(entry: dict) -> Plan:
     return Plan(last["request"], entry["keep_lots"], last["stop"])
 
 
-def doubts(journal: IntentJournal) -> dict[int, int]:
-    """Return until when each position is left alone, as the ends say."""
-    return {entry["exit"]["identifier"]: entry["end"]["at_ns"] + round(entry["end"].get("doubt_s", 0.0) * 1e9)
-            for entry in journal.decisions.values() if entry["what"] == BEGIN and entry["end"]}
+def doubts(journal: IntentJournal, clock) -> dict[int, float]:
+    """Return until when, by the monotonic clock, each position is left alone, as the ends say."""
+    now_ns, now_s = clock.now_ns(), clock.monotonic_s()
+    ends = [(entry["exit"]["identifier"], entry["end"]) for entry in journal.decisions.values() if entry["what"] == BEGIN and entry["end"]]
+    # of a clock that was put back meanwhile: no longer than it was to be
+    return {identifier: now_s + end.get("doubt_s", 0.0) - max(now_ns - end["at_ns"], 0) / 1e9 for identifier, end in ends}
 
 
 class Recovery:

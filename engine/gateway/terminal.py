@@ -22,6 +22,10 @@ class VirtualClock:
         """Return the instant."""
         return self._now_ns
 
+    def monotonic_s(self) -> float:
+        """Return seconds for measuring durations."""
+        return self._now_ns / 1e9
+
     def sleep_s(self, seconds: float) -> None:
         """Move on."""
         self._now_ns += round(seconds * 1e9)

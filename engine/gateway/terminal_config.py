@@ -27,6 +27,10 @@ class WallClock:
         """Return wall time in nanoseconds."""
         return clock.now_ns()
 
+    def monotonic_s(self) -> float:
+        """Return seconds for measuring durations."""
+        return clock.monotonic_s()
+
     def sleep_s(self, seconds: float) -> None:
         """Wait."""
         sleep(seconds)
