@@ -23,7 +23,7 @@ from engine.record.frames import Request, rest_payload
 from engine.record.importer import import_files
 from engine.record.journal import JournalReader, JournalWriter, Origin, recording_folder
 from engine.record.quality import check_session
-from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, SOURCES, TIMER
+from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, SOURCES, TIMER, Frame, pack_frame
 from engine.record.store import TABLES, Session
 from engine.stream import events
 
@@ -199,6 +199,29 @@ def test_a_malformed_frame_is_counted_and_is_a_gap_of_its_stream(tmp_path):
     assert {skip["seq"] for skip in result["skipped"]} == {2, 4, 5, 6, 7, 8, 10, 11, 13}
     assert session.manifest["malformed"] == 9 and seqs(session) == list(range(1, 14))
     assert "'6l800.20' is not a decimal number" in rows_of(session, "feed")[0]["detail"]
+
+
+KLINE = {"t": event_ms(T0_NS), "T": event_ms(T0_NS), "i": "1m", "o": "1", "h": "1", "l": "1", "c": "1", "v": "1", "V": "1", "n": 7, "x": True}
+HISTORY = "https://fapi.binance.com/fapi/v1/{}?symbol=BTCUSDT"
+
+
+@pytest.mark.parametrize("number", [2**62, 2**64, -2**64])
+@pytest.mark.parametrize("make, gap", [
+    (lambda n: frame(trade(n)), "trades"), (lambda n: frame(agg_trade(n, 1, 1)), "trades"),
+    (lambda n: frame(agg_trade(1, n, 1)), "trades"), (lambda n: frame(agg_trade(1, 1, n)), "trades"),
+    (lambda n: frame(diff(n, 2, 1)), "depth"), (lambda n: frame(diff(1, n, 1)), "depth"), (lambda n: frame(diff(1, 2, n)), "depth"),
+    (lambda n: frame(best(n)), "best"), (lambda n: snapshot(n), None),
+    (lambda n: frame({"stream": "btcusdt@kline_1m", "data": {"s": "BTCUSDT", "k": KLINE | {"n": n}}}), None),
+    (lambda n: rest(HISTORY.format("aggTrades"), [{"a": n, "p": "1", "q": "1", "f": 1, "l": 1, "T": event_ms(T0_NS), "m": True}]), None),
+    (lambda n: rest(HISTORY.format("trades"), [{"id": n, "price": "1", "qty": "1", "time": event_ms(T0_NS), "isBuyerMaker": True}]), None),
+    (lambda n: marker("gap", symbol="BTCUSDT", stream="trades", from_id=1, to_id=n), None),
+    (lambda n: marker("gap", symbol="BTCUSDT", stream="trades", from_id=n, to_id=1), None),
+    (lambda n: (BROKER, QUOTE, json.dumps({"symbol": "BTCUSD", "bid": "1", "ask": "2", "event_ns": n}).encode()), None)])
+def test_a_number_that_is_no_id_is_a_malformed_frame(tmp_path, make, gap, number):
+    result, session = converted(tmp_path, [frame(trade(1)), make(number), frame(trade(2))])
+    assert [skip["seq"] for skip in result["skipped"]] == [2] and result["rows"]["trades"] == 2
+    assert feed_of(session) == [(2, "gap", gap, "BTCUSDT") if gap else (2, "note", "", None)]
+    check_session(session)
 
 
 def test_broker_quotes_and_given_instruments(tmp_path):
@@ -464,6 +487,19 @@ def test_recover_takes_what_was_left_and_passes_over_what_is_in_use(tmp_path):
     busy.close()
     with pytest.raises(BadInput, match="is not a recording"):
         convert(sessions / "one", tmp_path)
+
+
+def test_a_recording_nobody_can_convert_does_not_stop_the_others(tmp_path):
+    """Its sources are of a later version, that says more of each: whatever goes wrong is told of that one recording."""
+    record(tmp_path, book_frames(), "one")
+    later = record(tmp_path, [], "two")
+    with open(segments(later)[0], "ab") as file:
+        file.write(pack_frame(Frame(0, T0_NS, 0, SOURCES, 0, b'[{"name":"x","venue":"binance_usdm","proxy":"y"}]')))
+    record(tmp_path, book_frames(), "zero")
+    results = recover(tmp_path)
+    assert [(r["session"], r.get("frames")) for r in results] == [("one", 124), ("two", None), ("zero", 124)]
+    assert "proxy" in results[1]["problem"] and str(later) in results[1]["problem"] and "\n" not in results[1]["problem"]
+    assert later.exists()
 
 
 def test_progress_goes_forward_to_the_end(tmp_path, monkeypatch):

@@ -168,6 +168,17 @@ def test_a_diff_of_a_time_that_is_none_is_kept_and_takes_the_book_with_it(sent):
     assert what.malformed == 1 and what.books["BTCUSDT"].wanted
 
 
+@pytest.mark.parametrize("number", [2**62, 2**63, 2**64, -2**64])
+def test_a_number_that_is_no_id_is_kept_and_nothing_is_held_against_it(number):
+    what = watch()
+    assert fed(what, trade(5), trade(number), trade(6)) == ([KEEP] * 3, [])
+    assert fed(what, best(5), best(number), best(6)) == ([KEEP] * 3, [])
+    fed(what, diff(100, 105), diff(105, 106))
+    assert what.books["BTCUSDT"].judge(105)
+    assert fed(what, diff(106, number)) == ([KEEP], []) and what.books["BTCUSDT"].wanted
+    assert fed(what, diff(106, 107)) == ([KEEP], []) and what.malformed == 3
+
+
 def test_half_a_trade_costs_no_book_and_an_unknown_stream_nothing():
     what = watch()
     fed(what, diff(100, 105), diff(105, 106))

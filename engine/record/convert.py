@@ -82,8 +82,15 @@ def recover(data: Path | str, keep: str = "drop", progress: Progress | None = No
         try:
             results.append(convert(folder, data, progress, keep))
         except (BadInput, SourceFailed) as error:
-            results.append({"session": folder.name.removeprefix(PREFIX), "path": str(folder), "problem": str(error)})
+            results.append(_left(folder, str(error)))
+        except Exception as error:     # whatever one recording holds, the next may not be kept from starting by it
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            results.append(_left(folder, f"recording {folder} could not be converted ({text}); its journal was kept"))
     return results
+
+
+def _left(folder: Path, problem: str) -> dict:
+    return {"session": folder.name.removeprefix(PREFIX), "path": str(folder), "problem": problem}
 
 
 def _session(folder: Path, name: str, sessions: Path, repaired: dict, progress: Progress | None) -> dict | None:

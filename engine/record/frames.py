@@ -18,6 +18,7 @@ from engine.record.decode import BadFrame, Message, Other, Quote, Trade, decode,
 from engine.record.own import READERS as OWN_READERS
 from engine.record.own import Own
 from engine.record.segment import CONTROL, FRAME, INSTRUMENTS, QUOTE, REST, TIMER, Frame, Origin
+from engine.record.wire import Id
 
 CODES = ("connected", "lost", "gap", "resync", "stale", "note")
 STREAMS = ("", "trades", "depth", "best", "quotes")
@@ -47,8 +48,8 @@ class Marker(msgspec.Struct):
     code: str
     symbol: str | None = None
     stream: str = ""
-    from_id: int | None = None
-    to_id: int | None = None
+    from_id: Id | None = None
+    to_id: Id | None = None
     detail: str = ""
 
 
@@ -58,7 +59,7 @@ class BrokerQuote(msgspec.Struct):
     symbol: str
     bid: str
     ask: str
-    event_ns: int | None = None
+    event_ns: Id | None = None
 
 
 class Request(msgspec.Struct):
@@ -74,7 +75,7 @@ class Request(msgspec.Struct):
 class Print(msgspec.Struct):
     """A trade as REST gives it."""
 
-    id: int
+    id: Id
     price: str
     qty: str
     time: int
@@ -84,11 +85,11 @@ class Print(msgspec.Struct):
 class Aggregate(msgspec.Struct):
     """An aggregate trade as REST gives it."""
 
-    a: int
+    a: Id
     p: str
     q: str
-    f: int
-    l: int  # noqa: E741  the venue's own name
+    f: Id
+    l: Id  # noqa: E741  the venue's own name
     T: int
     m: bool
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from engine.record.wire import Id
+
 TRADES, DEPTH, BEST, MARKS, OTHER = "trades", "depth", "best", "marks", "other"
 # how long a stream may be silent; of one that is slow by nature, SLOWNESS times its mean interval where that is longer
 SILENT_S = {TRADES: 60.0, DEPTH: 10.0, BEST: 30.0, MARKS: 10.0}
@@ -31,30 +33,30 @@ PushMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]        # a longer number
 class TradeId(msgspec.Struct, gc=False):
     """The id of a trade frame: `t` of a raw trade."""
 
-    t: int
+    t: Id
     E: PushMs | None = None
 
 
 class AggregateId(msgspec.Struct, gc=False):
     """The id of an aggTrade frame."""
 
-    a: int
+    a: Id
     E: PushMs | None = None
 
 
 class DepthIds(msgspec.Struct, gc=False):
     """First and last update id of a diff, and on USD-M the last of the diff before."""
 
-    U: int
-    u: int
-    pu: int | None = None
+    U: Id
+    u: Id
+    pu: Id | None = None
     E: PushMs | None = None
 
 
 class BestId(msgspec.Struct, gc=False):
     """The update id of a best quote."""
 
-    u: int
+    u: Id
     E: PushMs | None = None
 
 

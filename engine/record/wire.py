@@ -1,15 +1,18 @@
 """What Binance sends, field for field under its own names; fields not listed here are passed over."""
 
+from typing import Annotated
+
 import msgspec
 
 Level = tuple[str, str]  # price, absolute quantity
+Id = Annotated[int, msgspec.Meta(ge=-(1 << 62), lt=1 << 62)]      # the difference of two still fits 64 bits
 
 
 class Trade(msgspec.Struct, gc=False):
     """`t` trade id, `m` the buyer was the maker, `X` execution type (USD-M only)."""
 
     s: str
-    t: int
+    t: Id
     p: str
     q: str
     m: bool
@@ -22,11 +25,11 @@ class AggTrade(msgspec.Struct, gc=False):
     """`a` aggregate id, `f` and `l` first and last trade id."""
 
     s: str
-    a: int
+    a: Id
     p: str
     q: str
-    f: int
-    l: int  # noqa: E741  the venue's own name
+    f: Id
+    l: Id  # noqa: E741  the venue's own name
     m: bool
     T: int | None = None
     E: int | None = None
@@ -36,11 +39,11 @@ class Diff(msgspec.Struct):
     """`U` and `u` first and last update id, `pu` the `u` before (USD-M only); also the USD-M top-N frame."""
 
     s: str
-    U: int
-    u: int
+    U: Id
+    u: Id
     b: list[Level]
     a: list[Level]
-    pu: int | None = None
+    pu: Id | None = None
     T: int | None = None
     E: int | None = None
 
@@ -48,7 +51,7 @@ class Diff(msgspec.Struct):
 class Book(msgspec.Struct):
     """A REST depth body, and the spot top-N frame."""
 
-    lastUpdateId: int
+    lastUpdateId: Id
     bids: list[Level]
     asks: list[Level]
     T: int | None = None
@@ -59,7 +62,7 @@ class BookTicker(msgspec.Struct, gc=False):
     """`u` update id; spot sends no times."""
 
     s: str
-    u: int
+    u: Id
     b: str
     B: str
     a: str
@@ -113,7 +116,7 @@ class Bar(msgspec.Struct, gc=False):
     c: str
     v: str
     V: str
-    n: int
+    n: Id
     x: bool
 
 
