@@ -701,6 +701,45 @@ def test_a_worker_that_dies_before_the_order_goes_out_has_sent_nothing(late):
     assert done.state == "done" and done.sends == 2 and len(rig.requests) == 1 and rig.left == 0.6
 
 
+def slow_disk(rig: Rig, for_s: float, then=lambda: None) -> None:
+    """Let the next sync of the journal take so long, and something happen meanwhile."""
+    def sync():
+        def wait():
+            rig.clock.sleep_s(for_s)
+            then()
+        rig.journal.sync_meanwhile = lambda: lambda: None
+        return wait
+    rig.journal.sync_meanwhile = sync
+
+
+def test_a_kill_or_an_age_that_comes_while_the_disk_is_waited_for_stops_the_order(tmp_path):
+    rig = Rig(limits={"kill_file": tmp_path / "STOP"})
+    slow_disk(rig, 0.3, (tmp_path / "STOP").touch)
+    done = rig.act(k.CLOSE)
+    assert done.state == "refused" and "kill switch" in done.reason and rig.requests == [] and rig.alarms == []
+    rig = Rig()
+    slow_disk(rig, 30.0)
+    done = rig.act(k.CLOSE, decided_ns=rig.clock.now_ns())
+    assert done.state == "refused" and "30 s old" in done.reason and rig.requests == [] and not rig.journal.unfinished()
+
+
+def test_after_a_slow_disk_it_looks_and_plans_again():
+    rig = Rig()
+    slow_disk(rig, 0.4)
+    assert rig.act(k.PARTIAL, volume_left=80).sends == 1
+    slow_disk(rig, 2.0, lambda: rig.book.by_hand("BTCUSD", 1, 0.1, position_id=rig.held.identifier))
+    done = rig.act(k.PARTIAL, "d2", volume_left=60)
+    assert done.state == "done" and done.sends == 2 and [request["volume"] for request in rig.requests] == [0.2, 0.1] and rig.left == 0.6
+    slow_disk(rig, 2.0, lambda: setattr(rig, "spread", 100_000))
+    done = rig.act(k.CLOSE, "d3")
+    assert done.state == "failed" and "spread" in done.reason and len(rig.requests) == 2
+    rig.spread = 100
+    rig.clock.sleep_s(0.3)
+    rig.journal.sync_meanwhile = lambda: lambda: rig.clock.sleep_s(1.0)
+    done = rig.act(k.CLOSE, "d4")
+    assert done.state == "failed" and "the disk took 1.0 s" in done.reason and len(rig.requests) == 2 and rig.alarms
+
+
 def test_no_order_goes_out_before_its_intent_is_on_disk(tmp_path, monkeypatch):
     rig, seen, sync = Rig(journal=IntentJournal(tmp_path / "intents.jsonl")), [], os.fsync
     ask = rig.link.ask

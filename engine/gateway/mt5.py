@@ -40,6 +40,7 @@ from engine.kernel.records import MISSING, PARTIAL, REJECTED, TIGHTEN
 
 LOOKS, LOOK_AGAIN_S = 8, 0.25
 FREEZE_WAIT_S, FREEZE_WAITS = 1.0, 5
+SLOW_DISK_S = 0.5
 AHEAD_S = 1.0                              # a decision is not of the future
 Steps = Generator[float, None, Outcome]
 
@@ -244,14 +245,18 @@ class Gateway:
         """Send one request that is on disk here and at the worker; return the class of the answer, and the answer."""
         message = {"call": "order_send", "intent": f"{work.exit.decision}/{work.sends}", "request": plan.request,
                    "login": view.login, "keep": plan.keep_lots}
-        on_disk, sent = self.journal.sync_meanwhile(), False
+        begun_s, on_disk, sent = self.clock.monotonic_s(), self.journal.sync_meanwhile(), False
         try:
             try:
                 reply = self.link.ask({**message, "call": "order_ready"})
             finally:
                 on_disk()
+            took_s = self.clock.monotonic_s() - begun_s
             if reply["ok"]:
                 self._allow_send(work.exit)
+                if took_s > SLOW_DISK_S:       # what was looked at is old: prices, spread and volume are others by now
+                    work.reason = f"the disk took {took_s:.1f} s to note an order"
+                    return Code("SLOW DISK", FRESH, 2, 0.0, work.reason), {}
                 sent = True
                 reply = self.link.ask(message)
         except Refusal as refusal:
