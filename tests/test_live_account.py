@@ -104,6 +104,14 @@ def test_a_new_position_waits_a_while_for_the_brokers_clock():
     assert (account.ticket, account.event_ns) == (8, None), "a market that is closed has no clock"
 
 
+def test_a_position_for_which_there_is_no_room_is_told_once_another_ends():
+    book = AccountBook({"BTCUSD": BROKER}, most=2)
+    assert [ticket for ticket, *_ in told(book, [row(7), row(8), row(9)])] == [7, 8] and book.left_out == {9}
+    assert told(book, [row(7), row(8), row(9)]) == []
+    book.ended(8, None, None, closed=True)
+    assert [ticket for ticket, *_ in told(book, [row(7), row(9)])] == [9] and book.left_out == set()
+
+
 def again(tmp_path, account: str = "a") -> AccountBook:
     """A book of a run that was started again."""
     return AccountBook({"BTCUSD": BROKER}, first=FirstSeen(tmp_path / "first.json", account))

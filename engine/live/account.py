@@ -11,6 +11,7 @@ from engine.record.own import Account, Change
 IN, OUT_ENTRIES = 0, (1, 2, 3)
 GUARD_LOTS = 1e-9
 CLOSED_BY = {4: "stopped", 5: "taken"}         # reason of the deal
+MOST = 64                      # positions that the kernel has room for
 GONE_READS = 2                 # empty reads in a row before a position is believed to be gone
 DEAL_WAIT_READS = 20           # and this many more for the deal that says at what price
 
@@ -42,21 +43,27 @@ class AccountBook:
     """Turns readings of positions into changes; a position that is being acted on is left to its outcome."""
 
     def __init__(self, instruments: dict[str, Instrument], utc_ns: Callable[[int], int | None] = lambda msc: None,
-                 first: FirstSeen | None = None, clock_reads: int = 0):
+                 first: FirstSeen | None = None, clock_reads: int = 0, most: int = MOST):
         self.instruments, self.utc_ns, self.first = instruments, utc_ns, first or FirstSeen()
         self.clock_reads = clock_reads         # so often a new position waits for the broker's clock, which tells its age
         self.known: dict[int, Known] = {}
+        self.most = most
+        self.left_out: set[int] = set()        # positions for which there is no room; the next that ends makes some
 
     def read(self, positions: list[dict], busy: set[int], deals_of: Callable[[int], list[dict]]) -> Iterator[Account]:
         """Yield what changed since the last reading, each as it is found: `deals_of`, asked only about what is gone, may raise."""
         present = {row["identifier"]: row for row in positions if row["symbol"] in self.instruments}
-        unclocked = {each for each, row in present.items() if each not in self.known and self.utc_ns(row["time_msc"]) is None}
-        if unclocked and self.clock_reads > 0:
+        waiting = {each for each, row in present.items() if each not in self.known and self.utc_ns(row["time_msc"]) is None}
+        if waiting and self.clock_reads > 0:
             self.clock_reads -= 1
         else:
-            unclocked = set()
+            waiting = set()
+        self.left_out &= present.keys()
         for identifier, row in present.items():
-            if identifier not in busy and identifier not in unclocked:
+            if identifier not in self.known and identifier not in waiting and len(self.known) >= self.most:
+                self.left_out.add(identifier)
+            elif identifier not in busy and identifier not in waiting:
+                self.left_out.discard(identifier)
                 yield from self._present(identifier, row)
         for identifier in [each for each in self.known if each not in present and each not in busy]:
             yield from self._absent(identifier, deals_of)

@@ -60,6 +60,7 @@ class Trader(threading.Thread):
         self.orders: queue.SimpleQueue[tuple[Exit, str] | None] = queue.SimpleQueue()
         self.asked: dict[str, Exit] = {}
         self.stopping = False
+        self._left_out: set[int] = set()
         self._positions_s = self._ticks_s = self._resume_s = 0.0
 
     def submit(self, exit: Exit, why: str = "") -> None:
@@ -135,6 +136,10 @@ class Trader(threading.Thread):
         busy = set(self.gateway.busy) | {exit.identifier for exit in self.asked.values()}
         for told in self.book.read(positions, busy, lambda identifier: self.reader.call("history_deals_get", position=identifier)):
             self.deliver(ACCOUNT, msgspec.json.encode(told))
+        for identifier in self.book.left_out - self._left_out:
+            self.gateway.alarm(f"position {identifier} is not managed: {len(self.book.known)} are open already, more cannot be until one "
+                               "ends; its broker-side stop stays")
+        self._left_out = set(self.book.left_out)
         health = self.health
         health.account, health.terminal, health.positions = account, terminal, positions
         health.looked_s, health.problem = clock.monotonic_s(), ""

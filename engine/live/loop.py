@@ -13,6 +13,7 @@ from engine.errors import SourceFailed, TapeguardError
 from engine.gateway.orders import Exit
 from engine.instruments import Instrument
 from engine.kernel import records as R
+from engine.live.account import MOST
 from engine.positions import Desk, open_desk
 from engine.record.own import Decided, Switch
 from engine.record.rows import RowMaker
@@ -22,7 +23,7 @@ from engine.rules import MODES, Choice
 from engine.run import Pair, Run, Settings
 from engine.words import RULE_MODES
 
-SLOTS = 64                     # positions at once
+SLOTS = MOST                   # positions at once
 REMEMBERED = 1 << 17           # latencies kept for the screen and the benchmark
 NO_TICK = "0.01"               # of the broker where none was given: such a symbol has no quotes
 

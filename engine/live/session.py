@@ -18,13 +18,12 @@ from engine.errors import BadInput, SourceFailed, TapeguardError
 from engine.gateway.intents import IntentJournal
 from engine.gateway.mt5 import Gateway
 from engine.gateway.terminal_config import WallClock
-from engine.kernel.records import NO_SLOT
 from engine.live import admission, commands
 from engine.live.alarms import Alarms
 from engine.live.broker import Health, Quotes, Trader
 from engine.live.first import FirstSeen
 from engine.live.guard import Guard
-from engine.live.loop import SLOTS, Loop
+from engine.live.loop import Loop
 from engine.live.options import CAP, LiveOptions, capped, check_mode, described, least
 from engine.live.terminal import Account, open_account, worker
 from engine.live.verify import verify
@@ -305,8 +304,6 @@ class LiveSession:
     def _told(self, what: str, row) -> None:
         if self.alarms:
             self.alarms.told(what, row, self.loop)
-        if what == "fill" and row["code"] == NO_SLOT:
-            self._alarm(f"position {row['ticket']} is not managed: {SLOTS} are open already, more cannot be; its broker-side stop stays")
 
 
 @contextlib.contextmanager
