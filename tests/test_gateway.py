@@ -415,6 +415,24 @@ def test_an_exception_out_of_the_module_is_an_unknown_answer(mode):
     assert rig.held.type == 0 and rig.left == 0.3
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("lag_ms", [900, 60_000])
+def test_a_reduction_waits_for_the_deal_that_says_what_it_was_worth(restart, lag_ms):
+    rig = Rig()
+    rig.terminal.servers[5001].deal_lag_ms = lag_ms
+    if restart:
+        killed(rig, rig.ask(k.PARTIAL, volume_left=60))
+        done, = rig.make().recover()
+    else:
+        done = rig.act(k.PARTIAL, volume_left=60)
+    assert (done.state, done.lots_left) == ("done", 0.6) and len(rig.requests) == 1
+    if lag_ms < 1000:
+        assert (done.code, done.lots_closed, done.price, done.net) == (k.RULE_REDUCED, 0.4, 60_000.0, -3.2)
+    else:                                  # it is waited for as long as a doubt takes
+        assert (done.code, done.lots_closed, done.price, done.net) == (k.REJECTED, None, None, None)
+        assert rig.limits.settle_s <= (rig.clock.now_ns() - rig.terminal.log[0][0]) / 1e9 < rig.limits.settle_s + 2
+
+
 def test_placed_is_followed_until_filled_or_dead():
     rig = Rig([{"do": "placed", "delay_ms": 2000}])
     done = rig.act(k.CLOSE)

@@ -32,6 +32,11 @@ def turned(view: View, exit: Exit) -> bool:
     return view.position is not None and (view.position["type"] == 0) != (exit.side > 0)
 
 
+def left_lots(view: View, exit: Exit) -> float:
+    """Return what is left of the position the decision was about."""
+    return 0.0 if view.position is None or turned(view, exit) else view.position["volume"]
+
+
 def reached(view: View, exit: Exit, plan: Plan) -> bool:
     """Tell whether the position is where the decision wants it, whoever brought it there."""
     if view.position is None or turned(view, exit):
@@ -51,8 +56,7 @@ def ours(view: View, exit: Exit, known: Before, plan: Plan) -> bool:
     """Tell whether it was our request that brought the position where it is; else that one may come to execute yet."""
     if plan.request["action"] == SLTP:
         return view.position is None or not tighter(exit.side, view.position["sl"], plan.stop)
-    left = 0.0 if view.position is None or turned(view, exit) else view.position["volume"]
-    return own_lots(view, known, plan) >= known.volume - left - GUARD_LOTS
+    return own_lots(view, known, plan) >= known.volume - left_lots(view, exit) - GUARD_LOTS
 
 
 def ended(view: View, known: Before, plan: Plan) -> bool:
@@ -86,7 +90,10 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
         held = known.volume if known.asked_at is None else min(known.volume, known.asked_at)
         if view.position is None and closed < held - GUARD_LOTS:
             continue                       # gone, and the deal that says so is not here yet
+        waited = now_s() - healthy_s >= limits.settle_s
         if reached(view, exit, plan):
+            if plan.request["action"] != SLTP and closed < known.volume - left_lots(view, exit) - GUARD_LOTS and not waited:
+                continue                   # the deal that says what it was worth is not here yet
             yield REACHED, view
             return
         if view.position is not None and plan.request["action"] != SLTP:
@@ -98,7 +105,7 @@ def settle(reader: Reader, exit: Exit, plan: Plan, known: Before, limits: Limits
             if ended(view, known, plan):
                 yield DEAD, view
                 return
-        if view.position is not None and now_s() - healthy_s >= limits.settle_s:
+        if view.position is not None and waited:
             yield NOTHING, view
             return
     yield UNCLEAR, None if healthy_s is None else view
