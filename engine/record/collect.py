@@ -9,7 +9,9 @@ import pyarrow as pa
 
 from engine.instruments import Instrument
 from engine.record.assemble import write_groups
+from engine.record.decode import Quote
 from engine.record.frames import Feed, given_instruments, listed_steps, lost_message, read_frame
+from engine.record.grid import Grids
 from engine.record.groups import Group, NotWhole
 from engine.record.importer import instruments_of
 from engine.record.intake import Intake, Source
@@ -74,6 +76,7 @@ class Collector:
         self.gaps: list[dict] = []
         self.first_recv_ns = self.last_recv_ns = 0         # of messages
         self.last_seq = self._before_ns = 0
+        self._grids = Grids(())
         self._sources: dict[str, Source] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}
         self._new_part()
@@ -95,6 +98,7 @@ class Collector:
         self.frames_of[frame.source] += 1
         if frame.kind == INSTRUMENTS:
             self.given |= {i.symbol: i for i in given_instruments(frame)}
+            self._grids = Grids(self.given.values())
         elif frame.kind == REST:
             self.stated = listed_steps(frame) | self.stated
         origins = self.reader.sources
@@ -108,7 +112,7 @@ class Collector:
             return
         for message in found:
             if self._claim(message.symbol, venue):
-                self.intake.put(frame.seq, frame.recv_ns, message)
+                self.intake.put(frame.seq, frame.recv_ns, self._grids.place(message) if type(message) is Quote else message)
             else:
                 reason = f"{message.symbol} is already known from another venue"
                 self.intake.bad[frame.seq] = (None, message.symbol, reason)

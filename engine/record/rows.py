@@ -4,7 +4,6 @@
 microseconds. `tests/test_rows.py` holds one against the other, and `tapeguard verify` does for every live run.
 """
 
-import re
 import struct
 from collections.abc import Sequence
 
@@ -17,14 +16,13 @@ from engine.record.collect import FrameIntake
 from engine.record.columns import MAX_DIGITS, MAX_TEXT
 from engine.record.decode import Best, Depth, Message, Quote, Trade
 from engine.record.frames import Feed, lost_message, read_frame
+from engine.record.grid import CACHED, NUMBER, Grids
 from engine.record.own import ACCOUNT_CODES, BY_BROKER, Own
 from engine.record.segment import Frame, Origin
 from engine.stream import FEED_CODES, FEED_STREAMS
 from engine.words import FILL_CODES, RULE_MODES
 
 ROW = struct.Struct("<7q2b2Hh")
-CACHED = 1 << 17               # texts remembered for each symbol
-_TEXT = re.compile(r"(0|[1-9][0-9]*)(?:\.([0-9]+))?", re.ASCII)
 _WHOLE = R.FIRST | R.LAST
 _MISSING = R.MISSING
 _TABLES = {Trade: "trades", Depth: "depth", Best: "best", Quote: "quotes"}
@@ -43,7 +41,7 @@ class Steps(dict):
         self.step, self.decimals, self.size, self.what = int(whole + fraction), len(fraction), size, what
 
     def __missing__(self, text: str) -> int:
-        found = _TEXT.fullmatch(text) if len(text) <= MAX_TEXT else None
+        found = NUMBER.fullmatch(text) if len(text) <= MAX_TEXT else None
         if found is None:
             raise BadText
         whole, fraction = found[1], (found[2] or "").rstrip("0")
@@ -69,6 +67,7 @@ class RowMaker:
         self.prices = {i.symbol: Steps(i.tick_size, i.symbol) for i in instruments}
         self.lots = {i.symbol: Steps(i.lot_size, i.symbol) for i in instruments}
         self.venues = {i.symbol: i.venue for i in instruments}
+        self.grids = Grids(instruments)
         self._bytes = bytearray(ROW.size * 4096)
         self._rows = np.frombuffer(self._bytes, R.EVENT)
 
@@ -126,6 +125,7 @@ class RowMaker:
             ask, ask_lots = price[m.ask_price] if m.ask_price else _MISSING, lots[m.ask_qty] if m.ask_qty else _MISSING
             return [(seq, recv_ns, _MISSING, bid, bid_lots, m.update_id, _MISSING, R.BEST, 1, R.FIRST, s, 0),
                     (seq, recv_ns, _MISSING, ask, ask_lots, m.update_id, _MISSING, R.BEST, -1, R.LAST, s, 0)]
+        m = self.grids.place(m)
         bid, ask = (price[p] if p else _MISSING for p in (m.bid_price, m.ask_price))
         return [(seq, recv_ns, _MISSING, bid, _MISSING, _MISSING, _MISSING, R.QUOTE, 1, R.FIRST, s, 0),
                 (seq, recv_ns, _MISSING, ask, _MISSING, _MISSING, _MISSING, R.QUOTE, -1, R.LAST, s, 0)]
