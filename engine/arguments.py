@@ -1,7 +1,10 @@
 """What each command takes: names, options and their help."""
 
 import argparse
+import contextlib
+import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +18,40 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, without the usage."""
         raise BadInput(f"{message}; {self.prog} --help says what is right")
+
+
+def number(least: float, most: float, *, above: bool = False, whole: bool = False) -> Callable[[str], float]:
+    """Return what reads a number from `least` (above it, if asked) to `most`; nan is none."""
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            value = int(text) if whole else float(text)
+            if least <= value <= most and not (above and value == least):
+                return value
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} will not do: a {'whole ' if whole else ''}number {'above' if above else 'from'} {least:,}"
+            f"{f' to {most:,}' if math.isfinite(most) else ''} is right")
+    return read
+
+
+def step(text: str) -> str:
+    """Read the size of a step, as text: decimals are taken exactly."""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII) and float(text) > 0:
+        return text
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} will not do: a decimal number above 0, such as 0.01, is right")
+
+
+def port(text: str) -> int:
+    """Read the number of a port, 0 for any that is free."""
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no port; it is a whole number from 0, any free one, to 65535")
+    return int(text)
+
+
+SEED = number(0, 2**63 - 1, whole=True)
+COUNT = number(0, 10**9, whole=True)
+SPAN_MS = number(0, 86_400_000)
+POSITIVE = number(0, 10**9, above=True)
+HOURS = number(-14, 14)                # that a broker's clock may be off UTC
 
 
 def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
@@ -55,8 +92,8 @@ def build(functions: dict[str, Callable]) -> argparse.ArgumentParser:
 def add_demo(command: Callable) -> None:
     """Add the demo."""
     sub = command("demo", "generate a seeded market, record it, replay and measure every rule on it; no network, no account")
-    sub.add_argument("--seed", type=int, default=1, help="of the generated market (default: 1)")
-    sub.add_argument("--minutes", type=float, default=15.0, help="length of the market (default: 15)")
+    sub.add_argument("--seed", type=SEED, default=1, help="of the generated market (default: 1)")
+    sub.add_argument("--minutes", type=number(4, 600), default=15.0, help="length of the market (default: 15)")
 
 
 def add_recording(command: Callable) -> None:
@@ -68,12 +105,12 @@ def add_recording(command: Callable) -> None:
     sub.add_argument(
         "--stream", choices=["trade", "aggTrade"], default="trade", help="trades one by one, or aggregated (default: trade)"
     )
-    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
+    sub.add_argument("--seconds", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
     sub.add_argument(
         "--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)"
     )
-    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
-    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
+    sub.add_argument("--sync-ms", type=SPAN_MS, default=50.0, help="most that a power loss can take (default: 50)")
+    sub.add_argument("--reserve-gb", type=number(0, 1e9), default=2.0, help="stop before less than this is free on the disk (default: 2)")
     sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
     sub.add_argument("--rest", help="another REST base")
     sub.add_argument("--quiet", action="store_true", help="no live table")
@@ -88,7 +125,7 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("what", choices=["exchange", "terminal"], help="what to simulate")
     sub.add_argument("files", nargs="*", type=Path, metavar="FILE", help="captures of the exchange; JSON configuration of the terminal")
     sub.add_argument(
-        "--speed", type=float, default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
+        "--speed", type=number(0, math.inf, above=True), default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
     )
     sub.add_argument("--port", type=port, default=0, help="on loopback (default: a free one)")
     sub.add_argument("--loop", action="store_true", help="play again at the end")
@@ -96,7 +133,7 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("--fault", action="append", default=[], metavar="KIND=PER_MINUTE", help="seeded faults; may be repeated")
     sub.add_argument("--script", type=Path, metavar="JSON",
                      help='scripted faults: a list such as [{"at_s": 10, "kind": "drop", "stream": "*@depth*"}]')
-    sub.add_argument("--seed", type=int, default=1, help="of the faults (default: 1)")
+    sub.add_argument("--seed", type=SEED, default=1, help="of the faults (default: 1)")
     sub.add_argument("--follow", metavar="WS_URL", help="terminal: no FILE, but a demo account led by BTCUSDT at this socket")
     sub.add_argument(
         "--address",
@@ -120,15 +157,15 @@ def add_recording(command: Callable) -> None:
     )
     sub.add_argument("--lot", action="append", default=[], metavar="SYMBOL=SIZE", help="quantity step (default: likewise)")
     sub.add_argument(
-        "--latency-ms", type=float, default=0.0, help="added to venue time where files hold no receive time (default: 0)"
+        "--latency-ms", type=SPAN_MS, default=0.0, help="added to venue time where files hold no receive time (default: 0)"
     )
     sub.add_argument(
         "--server-offset",
-        type=float,
+        type=HOURS,
         metavar="HOURS",
         help="broker clock of MT5 tick exports minus UTC, where the file cannot tell",
     )
-    sub.add_argument("--skip-limit", type=int, default=100, help="malformed lines skipped before the import fails (default: 100)")
+    sub.add_argument("--skip-limit", type=COUNT, default=100, help="malformed lines skipped before the import fails (default: 100)")
 
 
 def add_sessions(command: Callable) -> None:
@@ -168,8 +205,8 @@ def add_measuring(command: Callable) -> None:
     sub = command("measure", "trades saved by each rule, against matched random exits: table, JSON, HTML report")
     sub.add_argument("session", nargs="+", metavar="SESSION", help="names or folders")
     add_plan(sub)
-    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
-    sub.add_argument("--draws", type=int, default=999, help="random exits drawn for each p-value (default: 999)")
+    sub.add_argument("--seed", type=SEED, default=1, help="of every random draw (default: 1)")
+    sub.add_argument("--draws", type=number(99, 10**6, whole=True), default=999, help="random exits drawn for each p-value (default: 999)")
     sub.add_argument(
         "--report", type=Path, metavar="FILE", help="HTML report (default: measure.html under the data root's reports)"
     )
@@ -184,8 +221,8 @@ def add_measuring(command: Callable) -> None:
         help="N values from A to B, or A:B:N:log, or a list 1,2,3; may be repeated",
     )
     sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one for each core)")
-    sub.add_argument("--seed", type=int, default=1, help="of every random draw (default: 1)")
+    sub.add_argument("--workers", type=number(1, 1024, whole=True), default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    sub.add_argument("--seed", type=SEED, default=1, help="of every random draw (default: 1)")
 
 
 def add_doctor(command: Callable) -> None:
@@ -201,7 +238,7 @@ def add_doctor(command: Callable) -> None:
     sub.add_argument(
         "--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)'
     )
-    sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in")
+    sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN", help="the account that must be logged in")
     sub.add_argument(
         "--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it"
     )
@@ -210,9 +247,9 @@ def add_doctor(command: Callable) -> None:
     )
     sub.add_argument("--ws", help="another WebSocket base")
     sub.add_argument("--rest", help="another REST base")
-    sub.add_argument("--reserve-gb", type=float, default=2.0, help="least that must be free on the disk (default: 2)")
+    sub.add_argument("--reserve-gb", type=number(0, 1e9), default=2.0, help="least that must be free on the disk (default: 2)")
     sub.add_argument(
-        "--wait", type=float, default=5.0, metavar="SECONDS", help="for quotes that tell the broker's clock (default: 5)"
+        "--wait", type=number(0, 3600), default=5.0, metavar="SECONDS", help="for quotes that tell the broker's clock (default: 5)"
     )
 
 
@@ -221,7 +258,7 @@ def add_live(command: Callable) -> None:
     sub = command("live", "the same loop, live on MetaTrader 5: record, shadow (decide, send nothing), paper, act")
     sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
     sub.add_argument("--mode", required=True, choices=["record", "shadow", "paper", "act"], help="what may happen; act sends orders")
-    sub.add_argument("--account", type=int, metavar="LOGIN", help="the account that must be logged in; act needs it typed")
+    sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN", help="the account that must be logged in; act needs it typed")
     add_rules(sub)
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:@ADDRESS.json of tapeguard sim")
     add_terminal(sub)
@@ -229,20 +266,20 @@ def add_live(command: Callable) -> None:
     sub.add_argument("--stream", choices=["trade", "aggTrade"], default="trade", help="default: trade")
     sub.add_argument("--ws", help="another WebSocket base, such as that of tapeguard sim exchange")
     sub.add_argument("--rest", help="another REST base")
-    for name, kind, text in (("actions-per-minute", int, "most orders a minute; act needs it set"),
-                             ("actions-per-day", int, "most orders in 24 hours; act needs it set"),
-                             ("max-share", float, "most of a position closed in one action, 0 to 1; act needs it set"),
-                             ("max-spread-bps", float, "no order while the spread is wider (default: 20)"),
-                             ("max-quote-age-s", float, "no order on an older quote (default: 5)")):
+    for name, kind, text in (("actions-per-minute", number(1, 10**6, whole=True), "most orders a minute; act needs it set"),
+                             ("actions-per-day", number(1, 10**6, whole=True), "most orders in 24 hours; act needs it set"),
+                             ("max-share", number(0, 1, above=True), "most of a position closed in one action, 0 to 1; act needs it set"),
+                             ("max-spread-bps", number(0, 10_000, above=True), "no order while the spread is wider (default: 20)"),
+                             ("max-quote-age-s", POSITIVE, "no order on an older quote (default: 5)")):
         sub.add_argument(f"--{name}", type=kind, metavar="N", help=text)
-    sub.add_argument("--latency-ms", type=float, default=250.0, help="of simulated fills in paper (default: 250)")
-    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
-    sub.add_argument("--hold-back-s", type=float, default=10.0, help="feeds must be well so long before held rules act again (default: 10)")
+    sub.add_argument("--latency-ms", type=SPAN_MS, default=250.0, help="of simulated fills in paper (default: 250)")
+    sub.add_argument("--cooldown-ms", type=SPAN_MS, default=1000.0, help="between two actions on one position (default: 1000)")
+    sub.add_argument("--hold-back-s", type=number(0, 86_400), default=10.0, help="feeds must be well so long before held rules act again (default: 10)")
     sub.add_argument("--webhook", metavar="URL", help="alarms are posted there as JSON")
-    sub.add_argument("--seconds", type=float, help="stop after this long (default: at Ctrl-C)")
+    sub.add_argument("--seconds", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
     sub.add_argument("--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)")
-    sub.add_argument("--sync-ms", type=float, default=50.0, help="most that a power loss can take (default: 50)")
-    sub.add_argument("--reserve-gb", type=float, default=2.0, help="stop before less than this is free on the disk (default: 2)")
+    sub.add_argument("--sync-ms", type=SPAN_MS, default=50.0, help="most that a power loss can take (default: 50)")
+    sub.add_argument("--reserve-gb", type=number(0, 1e9), default=2.0, help="stop before less than this is free on the disk (default: 2)")
     sub.add_argument("--quiet", action="store_true", help="no live screen")
     sub.add_argument("--full-screen", action="store_true", help="the live screen takes the whole terminal window")
     sub.add_argument("--json-lines", action="store_true", help="one JSON line of status a second on standard error, for services")
@@ -287,23 +324,16 @@ def add_plan(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         help="model broker quotes where none were recorded: spread=2bps,basis=0bps,lag=100ms,tick=0.01",
     )
     sub.add_argument("--model-quotes", action="store_true", help="model them even where some were recorded")
-    sub.add_argument("--latency-ms", type=float, default=250.0, help="decision to fill (default: 250)")
+    sub.add_argument("--latency-ms", type=SPAN_MS, default=250.0, help="decision to fill (default: 250)")
     sub.add_argument(
-        "--slippage-ticks", type=int, default=0, help="against the trader on market exits, broker ticks (default: 0)"
+        "--slippage-ticks", type=COUNT, default=0, help="against the trader on market exits, broker ticks (default: 0)"
     )
-    sub.add_argument("--cooldown-ms", type=float, default=1000.0, help="between two actions on one position (default: 1000)")
-    sub.add_argument("--volume-step", default="0.01", help="lots (default: 0.01)")
+    sub.add_argument("--cooldown-ms", type=SPAN_MS, default=1000.0, help="between two actions on one position (default: 1000)")
+    sub.add_argument("--volume-step", type=step, default="0.01", help="lots (default: 0.01)")
     sub.add_argument(
-        "--server-offset", type=float, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)"
+        "--server-offset", type=HOURS, default=0.0, metavar="HOURS", help="broker clock of an MT5 report minus UTC (default: 0)"
     )
     sub.add_argument(
-        "--chunk", type=int, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)"
+        "--chunk", type=COUNT, default=0, metavar="ROWS", help="events fed at once; decisions do not depend on it (0: as stored)"
     )
     return source
-
-
-def port(text: str) -> int:
-    """Read the number of a port, 0 for any that is free."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; it is a whole number from 0, any free one, to 65535")
-    return int(text)

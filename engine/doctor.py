@@ -63,8 +63,6 @@ def options_of(args: Namespace) -> Options:
         if not equals or not venue or not broker:
             raise BadInput(f"--map {text}: write it as VENUE=BROKER, such as BTCUSDT=BTCUSDm")
         confirm[venue.upper()] = broker
-    if args.wait < 0 or args.reserve_gb < 0:
-        raise BadInput("--wait and --reserve-gb must not be negative")
     words = shlex.split(args.worker_command or "", posix=os.name != "nt")
     command = tuple(word.strip('"') for word in words) or (sys.executable,)
     return Options(

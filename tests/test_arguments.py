@@ -1,11 +1,13 @@
 """What the command line takes: numbers within their bounds, one sentence for what is wrong, and a version."""
 
+import argparse
 from importlib import metadata
 
 import pytest
 from replays import fails
 
-from engine.cli import main
+from engine.cli import build_parser, main
+from engine.errors import BadInput
 
 
 def test_the_version_is_said(capsys):
@@ -18,3 +20,43 @@ def test_the_version_is_said(capsys):
 def test_what_is_wrong_is_one_sentence_without_the_usage(capsys, arguments, words):
     said = fails(capsys, *arguments)
     assert words in said and "usage:" not in said
+
+
+def numbers() -> list[tuple[str, str]]:
+    """Return every option of every command whose value is read as a number."""
+    commands = next(action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+    return [(name, action.option_strings[0]) for name, parser in commands.items() for action in parser._actions
+            if action.option_strings and callable(action.type) and action.type.__name__ in ("read", "port", "step", "int", "float")]
+
+
+REQUIRED = {"live": ["BTCUSDT", "--mode", "shadow"], "record": ["BTCUSDT"], "sim": ["exchange", "x"], "import": ["x"], "measure": ["x"],
+            "sweep": ["x", "--grid", "a.b=1"]}
+
+
+def test_every_option_that_is_a_number_is_looked_at():
+    assert len(numbers()) > 40 and {"--max-share", "--volume-step", "--port", "--wait"} <= {option for _, option in numbers()}
+
+
+@pytest.mark.parametrize("command, option", numbers(), ids="".join)
+def test_a_number_that_is_none_or_out_of_bounds_is_refused(capsys, command, option):
+    huge = [] if (command, option) == ("sim", "--speed") else ["1e999", "1e300", "9" * 5000]     # as fast as can be is inf there
+    for text in ["nan", "-nan", "-inf", "", "many", "-99", *huge]:
+        said = fails(capsys, command, *REQUIRED.get(command, []), f"{option}={text}")
+        assert f"argument {option}: " in said and ("is right; " in said or "to 65535; " in said)
+
+
+@pytest.mark.parametrize("option", ["--max-share", "--max-spread-bps", "--max-quote-age-s", "--actions-per-minute", "--actions-per-day",
+                                    "--seconds"])
+def test_a_limit_that_is_zero_is_refused(capsys, option):
+    assert "'0' will not do" in fails(capsys, "live", "BTCUSDT", "--mode", "act", option, "0")
+
+
+def test_what_is_within_bounds_is_taken_as_it_is():
+    parse = build_parser().parse_args
+    live = parse(["live", "BTCUSDT", "--mode", "act", "--max-share", "1", "--sync-ms", "0", "--hold-back-s", "0", "--actions-per-day", "20"])
+    assert (live.max_share, live.sync_ms, live.hold_back_s, live.actions_per_day) == (1.0, 0.0, 0.0, 20)
+    assert parse(["replay", "x", "--volume-step", "0.10"]).volume_step == "0.10"
+    assert parse(["replay", "x", "--server-offset", "-4.5"]).server_offset == -4.5
+    assert parse(["sim", "exchange", "x", "--speed", "inf"]).speed == float("inf")
+    with pytest.raises(BadInput, match="'1.01' will not do: a number above 0 to 1 is right"):
+        parse(["live", "BTCUSDT", "--mode", "act", "--max-share", "1.01"])

@@ -239,7 +239,7 @@ def test_versions_that_will_not_do(tmp_path, name, metadata, finding, seen):
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [(["--map", "BTCUSDT"], "VENUE=BROKER"), (["--map", "=X"], "VENUE=BROKER"), (["--wait", "-1"], "negative")],
+    [(["--map", "BTCUSDT"], "VENUE=BROKER"), (["--map", "=X"], "VENUE=BROKER"), (["--wait", "-1"], "from 0 to 3,600")],
 )
 def test_wrong_use_is_said(capsys, arguments, words):
     assert main(["doctor", *arguments]) == 2

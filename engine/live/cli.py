@@ -85,9 +85,6 @@ def options_of(args: argparse.Namespace):
             raise BadInput(f"--map {symbol}: that symbol is not among those named; {nearest(symbol, symbols)}")
     given = {name: getattr(args, name) for name in ("actions_per_minute", "actions_per_day", "max_share", "max_spread_bps",
                                                     "max_quote_age_s") if getattr(args, name) is not None}
-    for name, value in given.items():
-        if value <= 0 or name == "max_share" and value > 1:
-            raise BadInput(f"--{name.replace('_', '-')} {value}: {'between 0 and 1' if name == 'max_share' else 'more than 0'} is right")
     terminal = Terminal(args.terminal, tuple(shlex.split(args.worker_command or "")), {"path": args.path} if args.path else {})
     return LiveOptions(
         args.mode, Options(Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest), symbols, args.stream,
