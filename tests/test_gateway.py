@@ -598,6 +598,25 @@ def test_the_journal_outlives_the_process_and_a_torn_tail(tmp_path):
         IntentJournal(path)
 
 
+@pytest.mark.parametrize("tail", [b"\0" * 300, b'{"what": "end", "dec' + b"\0" * 50, b'{"what": "attempt", "deci', b'{"what"', b"{"])
+def test_what_a_power_loss_left_at_the_end_of_the_journal_is_cut_off(tmp_path, tail):
+    path = tmp_path / "gateway.jsonl"
+    rig = Rig(journal=IntentJournal(path))
+    rig.act(k.PARTIAL, volume_left=60)
+    rig.journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    for number in (2, 3, 4):
+        rig.journal = IntentJournal(path)
+        assert rig.make().act(rig.ask(k.PARTIAL, f"d{number}", volume_left=60 - number)).state == "done"
+        rig.journal.close()
+    assert path.read_bytes().startswith(whole + b'{"what": "begin", "decision": "d2"') and set(rig.journal.decisions) == {"d1", "d2", "d3", "d4"}
+    path.write_bytes(whole + b"\0" * 300 + b"\n" + path.read_bytes()[len(whole):])       # as an earlier version went on after it
+    rig.journal = IntentJournal(path)
+    rig.journal.close()
+    assert set(rig.journal.decisions) == {"d1", "d2", "d3", "d4"}
+
+
 @pytest.mark.parametrize("executed", [True, False])
 @pytest.mark.parametrize("action, more", [(k.CLOSE, {}), (k.PARTIAL, {"volume_left": 60}), (k.TIGHTEN, {"stop_ticks": 5_950_000})])
 def test_after_a_kill_it_finds_out_what_became_of_the_order_and_sends_nothing(executed, action, more):

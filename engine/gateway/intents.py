@@ -24,24 +24,26 @@ class IntentJournal:
         self.file = None
         if path is None:
             return
-        torn = self._read(path) if path.exists() else False
+        if path.exists():
+            self._read(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file, self.disk = open(path, "ab"), ThreadPoolExecutor(1)
-        if torn:
-            self.file.write(b"\n")
 
-    def _read(self, path: Path) -> bool:
-        """Take what an earlier process wrote; return whether its last line is cut off."""
-        lines = path.read_bytes().split(b"\n")
+    def _read(self, path: Path) -> None:
+        """Take what an earlier process wrote, and cut off an end that never got to the disk: no order went out after that."""
+        whole = path.read_bytes()
+        kept = whole[:whole.rfind(b"\n") + 1]
+        if len(kept) < len(whole):
+            os.truncate(path, len(kept))
+        lines = kept.split(b"\n")
         for number, line in enumerate(lines, 1):
-            if not line:
+            if not line or b"\0" in line:         # what a power loss leaves where bytes were to be
                 continue
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 if number < len(lines) - 1 and not line.startswith(b'{"what"'):
                     raise BadInput(f"{path}, line {number}: not an entry of the gateway's journal; do not edit it") from None
-        return bool(lines[-1])
 
     def _take(self, entry: dict) -> None:
         if entry["what"] == BEGIN:
