@@ -228,6 +228,25 @@ def test_lost_trades_are_fetched_by_id_where_the_venue_allows(tmp_path, monkeypa
         )
 
 
+@pytest.mark.parametrize("fault", ["refused", "empty"])
+@pytest.mark.parametrize("times, asked", [(1, 2), (3, 4), (99, 4)])
+def test_trades_that_cannot_be_fetched_at_once_are_asked_for_again(tmp_path, monkeypatch, fault, times, asked):
+    """The network is just back, or REST is behind the socket: within a minute both are over, or the hole stays."""
+
+    async def work(market, recorder):
+        await asyncio.sleep(10.0)
+        market.trade_faults += [fault] * times
+        market.drop[f"{SYMBOL.lower()}@trade"] = 7
+        await asyncio.sleep(120.0)
+
+    market, recorder, _ = recording(tmp_path, monkeypatch, work, "binance_spot", trades="trade")
+    _, checked = finished(recorder, tmp_path)
+    counters, filled = recorder.counters, times < asked
+    assert counters.holes == 1 and market.requests["historicalTrades"] == asked
+    assert (counters.refilled, counters.not_refilled) == ((7, 0) if filled else (0, 1))
+    assert checked["trade_ids"]["missing"] == (0 if filled else 7)
+
+
 @pytest.mark.parametrize(
     "kind, code, most_s",
     [("depth@100ms", "stale", 12.0), ("bookTicker", "stale", 33.0), ("markPrice@1s", "note", 12.0)],

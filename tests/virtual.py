@@ -140,6 +140,7 @@ class Venue:
         self.refuse_until_s = self.misroute_until_s = 0.0
         self.status: list[int] = []  # of the next REST answers
         self.garbage = self.stale_by = 0
+        self.trade_faults: list[str] = []  # of the next requests for trades: refused or empty
         self.rest_latency_s = 0.03
         self.drop: dict[str, int] = defaultdict(int)
         self.twice: dict[str, int] = defaultdict(int)
@@ -352,6 +353,10 @@ class Venue:
             if status == 0:
                 raise httpx.ConnectError("unreachable")
             return httpx.Response(status, headers={"Retry-After": "1"} if status == 429 else {}, content=b"{}")
+        if self.trade_faults and name == "historicalTrades":
+            if self.trade_faults.pop() == "refused":
+                raise httpx.ConnectError("unreachable")
+            return httpx.Response(200, content=b"[]")
         if self.garbage and name != "exchangeInfo":
             self.garbage -= 1
             return httpx.Response(200, content=b"<html>")

@@ -27,6 +27,7 @@ REFRESH_S = 300.0              # a snapshot holds so many levels only, and the p
 REFILL_ROWS = 1000
 REFILL_MOST = 100_000          # ids; a longer hole is marked and left
 REFILL_WAITING = 256           # holes
+REFILL_AGAIN_S = (1.0, 5.0, 30.0)      # the network is just back, or REST behind the socket
 WATCH_S = 1.0
 REACH_S = 30.0
 CLOCK_S = 600.0                # between two looks at the venue's clock
@@ -200,10 +201,13 @@ class Recorder:
         self.counters.holes += 1
         self._mark(Marker("gap", hole.symbol, hole.table, hole.from_id, hole.to_id, hole.detail), recv_ns)
         if hole.table == TRADES and self.options.refill and self._refill_path():
-            try:
-                self._holes.put_nowait(hole)
-            except asyncio.QueueFull:
-                self.counters.not_refilled += 1
+            self._to_refill(hole)
+
+    def _to_refill(self, hole: Hole) -> None:
+        try:
+            self._holes.put_nowait(hole)
+        except asyncio.QueueFull:
+            self.counters.not_refilled += 1
 
     def _mark(self, marker: Marker, recv_ns: int | None = None, group: str | None = None) -> None:
         source = self.rest_source if group is None else self.sources[group]
@@ -302,11 +306,17 @@ class Recorder:
         return "historicalTrades" if self.options.endpoint.venue == "binance_spot" else ""
 
     async def _refills(self) -> None:
-        """Fetch the trades of holes, one hole after the other."""
+        """Fetch the trades of holes, one hole after the other; what cannot be had is asked for again later."""
         while True:
             hole = await self._holes.get()
-            if hole.to_id - hole.from_id > REFILL_MOST or not await self._refill(hole):
+            long = hole.to_id - hole.from_id > REFILL_MOST
+            if not long and await self._refill(hole):
+                continue
+            if long or hole.tries == len(REFILL_AGAIN_S):
                 self.counters.not_refilled += 1
+                continue
+            asyncio.get_running_loop().call_later(REFILL_AGAIN_S[hole.tries], self._to_refill, hole)
+            hole.tries += 1
 
     async def _refill(self, hole: Hole) -> bool:
         """Fetch the trades of a hole by id, return whether that went well; what has not come meanwhile is journaled."""

@@ -76,6 +76,7 @@ class Hole:
     to_id: int
     stream: str = ""
     detail: str = ""
+    tries: int = 0             # to fetch what is missing
 
 
 @dataclass(slots=True)
