@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.errors import BadInput, CheckFailed, nearest
+from engine.errors import BadInput, CheckFailed, SourceFailed, nearest
 
 
 def live(args: argparse.Namespace, show) -> int:
@@ -164,18 +164,29 @@ def switch(args: argparse.Namespace, show) -> int:
 def kill(args: argparse.Namespace, show) -> int:
     """Stop every action of live runs on this data root, or allow them again."""
     from engine.live.commands import is_used, kill_file
-    from engine.record.store import write_text_atomic
 
-    path, used = kill_file(args.data).resolve(), is_used(args.data)
+    path = kill_file(args.data).resolve()
+    try:
+        used, there = is_used(args.data), path.exists()
+        if args.lift:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()               # nothing is written into it: that does even where the disk is full
+    except OSError as error:
+        raise SourceFailed(
+            f"ORDERS STAY STOPPED: {path} cannot be taken away ({error.strerror})" if args.lift else
+            f"ORDERS ARE NOT STOPPED: {path} cannot be written ({error.strerror}); press the Algo Trading button in the terminal, "
+            "or name the data root of the run with --data") from None
     if args.lift:
-        path.unlink(missing_ok=True)
+        text = f"{path} is gone: orders may be sent again" if there else f"there was no {path}: nothing was stopped from here"
+    elif used:
+        text = f"{path} is there: no order is sent; broker-side stops stay"
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(path, "no order is sent while this file is here\n")
-    text = f"{path} is {'gone: orders may be sent again' if args.lift else 'there: no order is sent; broker-side stops stay'}"
-    lost = "" if used or args.lift else f"NO live run uses {path.parents[1]} now; name the data root of the run with --data"
-    show(args, {"killed": path.exists(), "path": str(path), "running": used}, text, *([lost] if lost else []))
-    return CheckFailed.exit_code if lost else 0
+        text = (f"NO ORDER WAS STOPPED: no live run uses {path.parents[1]} now; name the data root of the run with --data ({path} stays, and "
+                "holds up a run that begins here until kill --lift)")
+    show(args, {"killed": path.exists(), "path": str(path), "running": used}, text)
+    return 0 if used or args.lift else CheckFailed.exit_code
 
 
 def doctor(args: argparse.Namespace, show) -> int:

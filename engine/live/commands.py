@@ -27,7 +27,7 @@ def is_used(data: Path) -> bool:
     try:
         with hold(home):
             return False
-    except BadInput:
+    except (BadInput, OSError):        # or it may not be looked into
         return True
 
 

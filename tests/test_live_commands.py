@@ -1,0 +1,53 @@
+"""The commands about a live run, given without one, beside one, and where they cannot do what they are for."""
+
+import pytest
+from replays import fails, tool
+
+from engine.cli import main
+from engine.live.commands import kill_file
+from engine.record.journal import hold
+
+
+@pytest.fixture
+def used(tmp_path):
+    """A data root that a live run uses: as one does, it holds the lock."""
+    (tmp_path / "live").mkdir()
+    with hold(tmp_path / "live"):
+        yield tmp_path
+
+
+def said(capsys, *arguments: str, code: int) -> str:
+    assert main(list(arguments)) == code
+    out, err = capsys.readouterr()
+    assert not err
+    return " ".join(out.split())
+
+
+def test_a_kill_beside_a_run_says_that_no_order_is_sent(used, capsys):
+    assert "KILL is there: no order is sent; broker-side stops stay" in said(capsys, "kill", "--data", str(used), code=0)
+    assert kill_file(used).exists()
+    assert "KILL is gone: orders may be sent again" in said(capsys, "kill", "--lift", "--data", str(used), code=0)
+    assert not kill_file(used).exists()
+
+
+def test_a_kill_where_no_run_is_reassures_nobody(tmp_path, capsys):
+    text = said(capsys, "kill", "--data", str(tmp_path), code=1)
+    assert text.startswith("NO ORDER WAS STOPPED: no live run uses") and "--data" in text and "no order is sent" not in text
+    assert f"{kill_file(tmp_path)} stays" in text and kill_file(tmp_path).exists()
+
+
+def test_a_lift_where_nothing_was_stopped_says_so(used, capsys):
+    text = said(capsys, "kill", "--lift", "--data", str(used), code=0)
+    assert "there was no" in text and "may be sent" not in text
+    assert tool(capsys, "kill", "--lift", "--data", str(used))["killed"] is False
+
+
+@pytest.mark.parametrize("lift, words", [((), "ORDERS ARE NOT STOPPED"), (("--lift",), "ORDERS STAY STOPPED")])
+def test_a_kill_that_cannot_be_written_says_what_to_do_instead(tmp_path, capsys, lift, words):
+    """A file where the folder should be, and a folder where the file should be: nobody may write there, the superuser neither."""
+    if lift:
+        kill_file(tmp_path).mkdir(parents=True)
+    else:
+        (tmp_path / "live").write_text("")
+    text = fails(capsys, "kill", *lift, "--data", str(tmp_path), code=3)
+    assert words in text and str(kill_file(tmp_path)) in text and ("Algo Trading" in text) != bool(lift)
