@@ -112,7 +112,7 @@ class World:
         self.journal, self.alarms = IntentJournal(), []
         self.instrument = Instrument(NAME, "mt5", str(self.spec.tick_points / 100), str(self.spec.volume_step), 2, 3)
         self.limits = Limits(accounts=frozenset({5001}), symbols=frozenset({NAME}), actions_per_minute=10**6, actions_per_day=10**6,
-                             max_spread_bps=100.0, deviation_points=dice.choice((0, 500)), give_up_s=30.0, doubt_s=20.0, settle_s=5.0)
+                             max_spread_bps=100.0, max_deviation_bps=dice.choice((0.0, 10.0)), give_up_s=30.0, doubt_s=20.0, settle_s=5.0)
         self.gateway = self._gateway()
         self.wrong: list[str] = []
         self.closed: Counter = Counter()       # volume by decision, of deals

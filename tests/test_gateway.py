@@ -549,6 +549,24 @@ def test_without_the_server_s_clock_a_quote_has_to_change_first():
     assert rig.act(k.CLOSE).state in ("done", "refused")
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_where_a_broker_asks_for_one_the_price_may_move_by_so_many_bps(side):
+    rig = Rig(side=side, exemode=1, sl=0.0, tp=0.0)
+    ask, moved = rig.link.ask, [60 * (2 * side - 1), 13_000 * (2 * side - 1)]
+
+    def move(message, timeout_s=None):
+        if message["call"] == "order_send":            # by 0.1 bps of 60,000 while the order is on its way, and by 21.7
+            rig.price += moved.pop(0) if moved else 0
+            rig.clock.sleep_s(0.35)
+            rig.terminal.pump()
+        return ask(message)
+    rig.link.ask = move
+    done = rig.act(k.PARTIAL, volume_left=60)
+    assert done.state == "done" and done.retcodes == [10009] and rig.requests[0]["deviation"] == 12_000 + 1 * side
+    done = rig.act(k.CLOSE, "d2")
+    assert done.state == "done" and done.retcodes == [10004, 10009] and rig.left == 0.0
+
+
 @pytest.mark.parametrize("exemode, mask, expected", [
     (0, 0, [1, 0, 2]), (1, 1, [1, 0, 2]), (2, 0, []), (2, 1, [0]), (2, 2, [1]), (2, 3, [1, 0]), (2, 4, []), (3, 0, [2]), (3, 1, [0, 2]),
     (3, 7, [1, 0, 2])])

@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from math import ceil
 from pathlib import Path
 
 from engine.instruments import Instrument
@@ -50,7 +51,7 @@ class Limits:
     max_quote_age_s: float = 5.0
     max_decision_age_s: float = 5.0
     kill_file: Path | None = None
-    deviation_points: int = 50     # counts at brokers that execute on request or instantly
+    max_deviation_bps: float = 20.0    # of the price from the quote, where a broker executes on request or instantly
     magic: int = 7_418_520
     settle_s: float = 5.0          # after a doubt, with a healthy link, before nothing counts as nothing
     doubt_s: float = 60.0          # a position stays untouched after an end that is not known
@@ -151,8 +152,9 @@ def plan_deal(exit: Exit, position: dict, spec: dict, tick: dict, keep: float, l
     rest = position["volume"] - volume
     if GUARD_LOTS < rest < spec["volume_min"] - GUARD_LOTS:
         raise Refusal(f"{rest:.8g} lots would be left, {exit.symbol} allows no less than {spec['volume_min']}")
+    price = tick["bid"] if exit.side > 0 else tick["ask"]
     request = {"action": DEAL, "position": position["ticket"], "symbol": exit.symbol, "type": 1 if exit.side > 0 else 0,
-               "volume": volume, "price": tick["bid"] if exit.side > 0 else tick["ask"], "deviation": limits.deviation_points,
+               "volume": volume, "price": price, "deviation": ceil(price * limits.max_deviation_bps / 1e4 / spec["point"] - GUARD_LOTS),
                "type_filling": filling, "magic": limits.magic, "comment": comment[:MAX_COMMENT]}
     return Plan(request, keep)
 
