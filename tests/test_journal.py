@@ -423,6 +423,39 @@ def test_a_sync_that_fails_in_the_thread_reaches_the_owner(tmp_path, monkeypatch
         other.close()
 
 
+@pytest.mark.parametrize("thread", [True, False])
+def test_no_descriptor_left_for_a_sync_ends_the_recording_in_a_sentence(tmp_path, thread):
+    resource = pytest.importorskip("resource")
+    out = writer(tmp_path / "rec", sync_interval_ms=1 if thread else 10_000)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        out.append(0, FRAME, b"a", T0)
+        if thread:
+            out._thread.join(20)
+        with pytest.raises(SourceFailed, match="could not be made durable .Too many open files.; .* after seq 1"):
+            out.append(0, FRAME, b"b", T0) if thread else out.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    out.close()
+    assert [f.seq for f in JournalReader(tmp_path / "rec")] == [1]
+
+
+@pytest.mark.parametrize("thread", [True, False])
+def test_a_disk_that_does_not_tell_its_room_ends_the_recording_in_a_sentence(tmp_path, monkeypatch, thread):
+    monkeypatch.setattr(journal, "BUDGET_BYTES", 1_000)
+    out = writer(tmp_path / "rec", sync_interval_ms=1 if thread else 10_000)
+    shutil.rmtree(tmp_path / "rec" / "journal")
+    out.append(0, FRAME, b"a" * 2_000, T0)
+    if thread:
+        out._thread.join(20)
+    with pytest.raises(SourceFailed, match="does not tell how much of the disk is free .No such file or directory.; .* after seq 1"):
+        out.append(0, FRAME, b"b", T0) if thread else out.flush()
+    out.close()
+
+
 def test_a_real_full_disk(tmp_path):
     small = tmp_path / "small"
     small.mkdir()

@@ -177,11 +177,14 @@ class JournalWriter:
             upto = self.flush()
             if upto == self.synced_seq:
                 return upto
-            descriptor = os.dup(self._file.fileno())
+            try:
+                descriptor = os.dup(self._file.fileno())
+            except OSError as error:
+                raise self._not_durable(error) from None
         try:                                   # outside the lock: appending goes on meanwhile
             os.fsync(descriptor)
         except OSError as error:
-            raise self._fail(f"{self._path} could not be made durable ({error.strerror or error})") from None
+            raise self._not_durable(error) from None
         finally:
             os.close(descriptor)
         with self._lock:
@@ -282,7 +285,10 @@ class JournalWriter:
 
     def _check_budget(self) -> None:
         self._unchecked = 0
-        free = shutil.disk_usage(self.journal).free
+        try:
+            free = shutil.disk_usage(self.journal).free
+        except OSError as error:
+            raise self._fail(f"{self.journal} does not tell how much of the disk is free ({error.strerror or error})") from None
         if free < self.disk_reserve_bytes:
             self.sync()
             raise self._fail(self._budget_text(free))
@@ -291,6 +297,9 @@ class JournalWriter:
         reserve = self.disk_reserve_bytes
         return (f"{self.journal}: {free / 1e6:,.0f} MB of the disk are free, {reserve / 1e6:,.0f} MB are kept in "
                 "reserve; free some space or lower the reserve")
+
+    def _not_durable(self, error: OSError) -> SourceFailed:
+        return self._fail(f"{self._path} could not be made durable ({error.strerror or error})")
 
     def _fail(self, what: str) -> SourceFailed:
         """Close the journal for good and return the error to raise."""
