@@ -589,10 +589,24 @@ def test_a_price_is_snapped_by_less_than_a_tick(ticks, size, up):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(1, 10**5), st.integers(0, 10**5), st.sampled_from([0.01, 0.1, 0.001, 1.0, 0.02]), st.sampled_from([0.5, 100.0, 10**6]))
-def test_never_more_than_is_over_the_target(held, keep, step, largest):
-    volume = volume_to_close(held * step, keep * step, {"volume_step": step, "volume_max": largest})
+@given(st.integers(1, 10**5), st.integers(0, 10**5), st.sampled_from([0.01, 0.1, 0.001, 1.0, 0.02]), st.sampled_from([0.5, 100.0, 10**6]),
+       st.sampled_from([1, 1, 2, 10]))
+def test_never_more_than_is_over_the_target(held, keep, step, largest, least):
+    """And where it goes in parts, each part can be dealt: what is left to close is nothing, or no less than the symbol's least."""
+    spec = {"volume_step": step, "volume_max": largest, "volume_min": least * step}
+    volume = volume_to_close(held * step, keep * step, spec)
     assert volume <= max(held - keep, 0) * step + 1e-9 and volume <= largest + 1e-9 or keep >= held
+    more = (held - keep) * step - volume
+    if (held - keep) * step - 1e-9 > largest >= 2 * least * step:
+        assert volume >= least * step - 1e-9 and more > least * step - 1e-9
+
+
+@pytest.mark.parametrize("held, keep, parts", [(1.0, 0, [0.9, 0.1]), (1.5, 50, [0.9, 0.1]), (2.0, 0, [0.95, 0.95, 0.1]), (1.3, 35, [0.95])])
+def test_a_part_leaves_no_less_than_can_be_dealt(held, keep, parts):
+    rig = Rig(volume_max=0.95, volume_min=0.1)
+    rig.held.volume = round(held * 1e8)
+    done = rig.act(k.PARTIAL, volume_left=keep) if keep else rig.act(k.CLOSE)
+    assert done.state == "done" and [request["volume"] for request in rig.requests] == parts and rig.left == keep / 100
 
 
 def test_the_journal_outlives_the_process_and_a_torn_tail(tmp_path):

@@ -134,11 +134,14 @@ def wanted_stop(exit: Exit, instrument: Instrument, spec: dict) -> Decimal:
 
 def volume_to_close(held: float, keep: float, spec: dict) -> float:
     """Return the volume of the next deal in whole steps, all that is left of it when the position is to go whole."""
-    largest = spec["volume_max"]
+    largest, least = spec["volume_max"], spec["volume_min"]
     if keep == 0.0 and held <= largest:
         return held
     step = decimal(spec["volume_step"])
-    steps = int((min(held - keep, largest) + GUARD_LOTS) / float(step))
+    over = held - keep
+    if largest + GUARD_LOTS < over < largest + least - GUARD_LOTS and largest >= 2 * least:
+        largest = over - least             # the part that follows can be dealt too
+    steps = int((min(over, largest) + GUARD_LOTS) / float(step))
     return float(steps * step)
 
 
