@@ -10,7 +10,18 @@ from pathlib import Path
 
 from engine.errors import BadInput, SourceFailed
 from engine.gateway.client import WorkerLink
-from engine.gateway.symbols import check_map, decimal_of, instrument_of, load_map, map_of, masked, store_map
+from engine.gateway.symbols import (
+    SymbolMap,
+    check_map,
+    decimal_of,
+    instrument_of,
+    judge,
+    load_map,
+    map_of,
+    masked,
+    split_pair,
+    store_map,
+)
 from engine.gateway.view import Reader, Unreadable
 from engine.instruments import Instrument
 from engine.live.options import LiveOptions, Terminal
@@ -57,27 +68,40 @@ def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
         raise BadInput(f"account {masked(account['login'])} is logged in, not the {masked(options.account)} you typed; log in to "
                        "the right one in the terminal, or type the other number")
     stored = load_map(data, account["server"], account["login"])
-    specs, instruments = {}, {}
+    specs, instruments, confirmed = {}, {}, []
     for symbol in options.recording.symbols:
-        name = options.broker_symbols.get(symbol) or (stored[symbol].broker_symbol if symbol in stored else "")
-        if not name:
+        known, name = stored.get(symbol), options.broker_symbols.get(symbol)
+        if not name and known is None:
             raise BadInput(f"{symbol} leads no broker symbol yet; tapeguard doctor {symbol} proposes some, and --map {symbol}=NAME "
                            "confirms one")
+        name = name or known.broker_symbol
         if name in options.recording.symbols:
             raise BadInput(f"the broker's {name} has the name of a symbol of the venue, which a recording cannot tell apart yet; "
                            "map another one")
+        if name in instruments:
+            raise BadInput(f"{instruments[name].pair} and {symbol} both lead {name}; map one of them to another symbol, or leave it out")
         spec = _spec(reader, name)
-        if symbol in options.broker_symbols:
-            store_map(data, map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
-        elif changed := check_map(stored[symbol], spec):
-            raise BadInput(f"{changed}; confirm it anew with --map {symbol}={name}")
+        _check(symbol, spec, known, symbol in options.broker_symbols)
+        if known is None or known.broker_symbol != name:
+            confirmed.append(map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
         specs[name], instruments[name] = spec, instrument_of(spec, symbol)
+    for each in confirmed:
+        store_map(data, each)
     shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]),
              "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
              "margin": "hedging" if account["margin_mode"] == HEDGING else "netting",
              "contracts": {name: decimal_of(spec["trade_contract_size"]) for name, spec in specs.items()}}
     return Account(account["login"], shown, instruments, specs)
+
+
+def _check(symbol: str, spec: dict, known: SymbolMap | None, told: bool) -> None:
+    """Raise BadInput where a pair may not be: told now, it is judged as the doctor does; confirmed before, nothing may have changed."""
+    if told and not (judged := judge(spec, *split_pair(symbol))).fit:
+        raise BadInput(f"{spec['name']} cannot be led by {symbol}: {'; '.join(judged.reasons)}; "
+                       f"tapeguard doctor {symbol} lists those that can")
+    if known is not None and known.broker_symbol == spec["name"] and (changed := check_map(known, spec)):
+        raise BadInput(f"{changed}; if that is right, confirm it anew: tapeguard doctor --map {symbol}={spec['name']}")
 
 
 def fingerprint(data: Path, server: str, login: int) -> str:
