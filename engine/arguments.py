@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -45,6 +46,11 @@ def port(text: str) -> int:
     if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no port; it is a whole number from 0, any free one, to 65535")
     return int(text)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read a command line; on Windows a backslash is part of a path."""
+    return tuple(word.strip('"') for word in shlex.split(text, posix=os.name != "nt"))
 
 
 SEED = number(0, 2**63 - 1, whole=True)
@@ -236,7 +242,7 @@ def add_doctor(command: Callable) -> None:
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:CONFIG.json")
     sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
     sub.add_argument(
-        "--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)'
+        "--worker-command", type=words, default=(), metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)'
     )
     sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN", help="the account that must be logged in")
     sub.add_argument(
@@ -295,7 +301,7 @@ def add_live(command: Callable) -> None:
 def add_terminal(sub: argparse.ArgumentParser) -> None:
     """Add how the terminal is reached, and which of its symbols are led."""
     sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
-    sub.add_argument("--worker-command", metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument("--worker-command", type=words, default=(), metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
     sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
 
 

@@ -4,7 +4,6 @@ import asyncio
 import importlib.metadata
 import os
 import re
-import shlex
 import shutil
 import socket
 import sys
@@ -63,14 +62,12 @@ def options_of(args: Namespace) -> Options:
         if not equals or not venue or not broker:
             raise BadInput(f"--map {text}: write it as VENUE=BROKER, such as BTCUSDT=BTCUSDm")
         confirm[venue.upper()] = broker
-    words = shlex.split(args.worker_command or "", posix=os.name != "nt")
-    command = tuple(word.strip('"') for word in words) or (sys.executable,)
     return Options(
         args.data,
         Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest),
         [each.upper() for each in args.symbols],
         args.terminal,
-        command,
+        args.worker_command or (sys.executable,),
         args.path or "",
         args.account,
         confirm,

@@ -60,3 +60,7 @@ def test_what_is_within_bounds_is_taken_as_it_is():
     assert parse(["sim", "exchange", "x", "--speed", "inf"]).speed == float("inf")
     with pytest.raises(BadInput, match="'1.01' will not do: a number above 0 to 1 is right"):
         parse(["live", "BTCUSDT", "--mode", "act", "--max-share", "1.01"])
+
+
+def test_a_command_that_is_cut_off_is_named(capsys):
+    assert "--worker-command" in fails(capsys, "live", "BTCUSDT", "--mode", "shadow", "--worker-command", "'wine python.exe")

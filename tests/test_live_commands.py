@@ -1,5 +1,7 @@
 """The commands about a live run, given without one, beside one, and where they cannot do what they are for."""
 
+import sys
+
 import pytest
 from replays import fails, tool
 
@@ -51,3 +53,19 @@ def test_a_kill_that_cannot_be_written_says_what_to_do_instead(tmp_path, capsys,
         (tmp_path / "live").write_text("")
     text = fails(capsys, "kill", *lift, "--data", str(tmp_path), code=3)
     assert words in text and str(kill_file(tmp_path)) in text and ("Algo Trading" in text) != bool(lift)
+
+
+# Starting
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has the module")
+@pytest.mark.parametrize("command", ["live", "record"])
+def test_without_a_terminal_the_doctors_sentence_is_said_and_nothing_is_begun(tmp_path, capfd, command):
+    mode = ["--mode", "shadow"] if command == "live" else []
+    given = [command, "BTCUSDT", *mode, "--data", str(tmp_path / "data"), "--terminal"]
+    for words, code, more in ((f"there is no MetaTrader5 module for {sys.platform}: MetaTrader 5 runs on Windows", 3, ["MetaTrader5"]),
+                              ("--terminal foo: MetaTrader5, or simulated:@ADDRESS.json", 2, ["foo"]),
+                              ("there is no program no-such-program-of-ours", 2, ["MetaTrader5", "--worker-command", "no-such-program-of-ours"]),
+                              ("there is no program no-such-program-of-ours", 2, ["simulated:x", "--worker-command", "no-such-program-of-ours x"])):
+        assert words in fails(capfd, *given, *more, code=code)
+    assert not (tmp_path / "data").exists()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def live(args: argparse.Namespace, show) -> int:
     from engine.live.session import LiveSession
 
     options = options_of(args)
+    check_terminal(options.terminal)
     session = LiveSession(options, args.data, lambda text: heard(f"tapeguard: {text}"))
     if args.json_lines:
         from engine.live.status import status_of
@@ -64,8 +66,6 @@ def throttled(show, every_s: float = 1.0):
 
 def options_of(args: argparse.Namespace):
     """Return what a live run is asked, from the command line."""
-    import shlex
-
     from engine.cli import pairs
     from engine.gateway.orders import Limits
     from engine.live.options import LiveOptions, Terminal
@@ -85,13 +85,29 @@ def options_of(args: argparse.Namespace):
             raise BadInput(f"--map {symbol}: that symbol is not among those named; {nearest(symbol, symbols)}")
     given = {name: getattr(args, name) for name in ("actions_per_minute", "actions_per_day", "max_share", "max_spread_bps",
                                                     "max_quote_age_s") if getattr(args, name) is not None}
-    terminal = Terminal(args.terminal, tuple(shlex.split(args.worker_command or "")), {"path": args.path} if args.path else {})
+    terminal = Terminal(args.terminal, args.worker_command, {"path": args.path} if args.path else {})
     return LiveOptions(
         args.mode, Options(Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest), symbols, args.stream,
                            duration_s=args.seconds),
         choose(find_rules(args.rules_dir), args.rules, args.set), terminal, names, Limits(**given), tuple(given), args.account,
         Settings(latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6)), args.webhook or "", args.keep,
         args.hold_back_s, {"sync_interval_ms": args.sync_ms, "disk_reserve_bytes": int(args.reserve_gb * 1e9)})
+
+
+def check_terminal(terminal) -> None:
+    """Raise where no worker can be started, or has no such terminal: the doctor's sentence, before anything is begun."""
+    from engine.finding import FAIL
+    from engine.gateway.checkup import REAL, probe
+
+    if terminal.name != REAL and not terminal.name.startswith("simulated:"):
+        raise BadInput(f"--terminal {terminal.name}: {REAL}, or simulated:@ADDRESS.json of tapeguard sim terminal, is right")
+    program = terminal.command[0] if terminal.command else sys.executable
+    if not shutil.which(program):
+        raise BadInput(f"--worker-command: there is no program {program} here; the Python that has {REAL} is right, such as \"wine python.exe\"")
+    if terminal.name == REAL:
+        for found in probe(terminal.command or (program,)):
+            if found and found.state == FAIL:
+                raise SourceFailed(f"{found.seen}: {found.mend}")
 
 
 def find_run(args: argparse.Namespace) -> Path:
