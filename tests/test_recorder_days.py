@@ -8,6 +8,9 @@ import httpx
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Response
 from virtual import SYMBOL, Venue, run_virtual
 
 from engine import clock
@@ -166,6 +169,24 @@ def test_reconnecting_backs_off_and_stays_within_the_budget(tmp_path, monkeypatc
         for stream in recorder.watch.streams.values()
         if stream.kind in ("trades", "depth")
     )
+    assert all(book.synced for book in recorder.watch.books.values())
+    finished(recorder, tmp_path)
+
+
+def test_a_handshake_that_is_told_to_wait_waits(tmp_path, monkeypatch):
+    """Every attempt during a ban makes it longer; the other sockets come from the same address."""
+
+    async def work(market, recorder):
+        await asyncio.sleep(5.0)
+        market.refusal = InvalidStatus(Response(418, "I'm a teapot", Headers({"Retry-After": "300"})))
+        market.refuse_until_s = asyncio.get_running_loop().time() + 290.0
+        for socket in list(market.sockets):
+            socket.cut(1008, "no")
+        await asyncio.sleep(400.0)
+
+    market, recorder, _ = recording(tmp_path, monkeypatch, work, pace_s=1.0)
+    refused = [at for at in market.connects if 1005.0 <= at < 1005.0 + 300.0]
+    assert 1 <= len(refused) <= len(recorder.groups)
     assert all(book.synced for book in recorder.watch.books.values())
     finished(recorder, tmp_path)
 
@@ -440,6 +461,41 @@ def test_rest_obeys_retry_after_and_the_weight(monkeypatch):
         began_s = loop.time()
         await rest.get("depth")
         assert 0 < loop.time() - began_s <= 60.0 and loop.time() % 60 < 1.0 or (binance.clock.now_ns() / 1e9) % 60 < 1.0
+
+    run_virtual(monkeypatch, work)
+
+
+def test_a_ban_is_not_shortened_by_what_was_asked_before_it(monkeypatch):
+    """Two requests are on their way: one is told of a ban of 900 s, and then the other of a wait of 7 s."""
+    asked = []
+
+    async def answer(request):
+        name = request.url.path.rpartition("/")[2]
+        asked.append((name, asyncio.get_running_loop().time()))
+        if name == "time":
+            await asyncio.sleep(0.1)
+            return httpx.Response(418, headers={"Retry-After": "900"})
+        await asyncio.sleep(0.2)
+        return httpx.Response(429, headers={"Retry-After": "7"}) if len(asked) < 3 else httpx.Response(200, content=b"{}")
+
+    async def work():
+        rest = Rest(Endpoint("binance_spot", "wss://a", "https://a"), httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+        banned, depth = await asyncio.gather(rest.get("time"), rest.get("depth"), return_exceptions=True)
+        assert "banned" in str(banned) and depth[0] == b"{}"
+        assert [name for name, _ in asked] == ["time", "depth", "depth"] and asked[2][1] >= asked[0][1] + 900.0
+
+    run_virtual(monkeypatch, work)
+
+
+def test_who_waits_already_hears_of_a_longer_ban(monkeypatch):
+    async def work():
+        loop = asyncio.get_running_loop()
+        rest = answering(httpx.Response(200, content=b"{}"))
+        began_s = loop.time()
+        rest.until_s = began_s + 7.0
+        loop.call_later(3.0, setattr, rest, "until_s", began_s + 900.0)
+        await rest.get("depth")
+        assert loop.time() >= began_s + 900.0
 
     run_virtual(monkeypatch, work)
 

@@ -138,6 +138,7 @@ class Venue:
         self.requests: dict[str, int] = defaultdict(int)
         self.connects: list[float] = []
         self.refuse_until_s = self.misroute_until_s = 0.0
+        self.refusal: Exception = OSError("refused")
         self.status: list[int] = []  # of the next REST answers
         self.garbage = self.stale_by = 0
         self.trade_faults: list[str] = []  # of the next requests for trades: refused or empty
@@ -325,7 +326,7 @@ class Venue:
         self.connects.append(now_s)
         await asyncio.sleep(0.02)
         if now_s < self.refuse_until_s:
-            raise OSError("refused")
+            raise self.refusal
         parts = urlsplit(url)
         group = parts.path.strip("/").split("/")[0] if self.usdm else ""
         names = parse_qs(parts.query)["streams"][0].split("/")

@@ -53,6 +53,7 @@ ATTEMPTS, ATTEMPTS_S = 250, 300.0   # the venue allows 300 connections in 5 minu
 TRIES_5XX = 2
 FRAME_BYTES = 16 << 20
 REFUSALS = (403, 451)
+TOO_MANY = (418, 429)
 _DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
 _CANNOT = (OSError, EOFError, InvalidHandshake, TimeoutError)
 
@@ -77,16 +78,20 @@ def group_url(endpoint: Endpoint, group: str, streams: list[str]) -> str:
 
 
 class Budget:
-    """Spaces connection attempts so that the venue's limit is never met."""
+    """Spaces the connection attempts of all sockets so that the venue's limit is never met."""
 
     def __init__(self, most: int = ATTEMPTS, per_s: float = ATTEMPTS_S):
         self.most, self.per_s = most, per_s
+        self.until_s = 0.0     # no attempt before, the venue has asked for it
         self._made: list[float] = []
 
     async def take(self) -> None:
         """Wait until one more attempt is allowed."""
         while True:
             now = clock.monotonic_s()
+            if now < self.until_s:
+                await asyncio.sleep(self.until_s - now)
+                continue
             self._made = [at for at in self._made if now - at < self.per_s]
             if len(self._made) < self.most:
                 self._made.append(now)
@@ -186,6 +191,9 @@ class Group:
         except _CANNOT as error:
             if isinstance(error, InvalidStatus) and error.response.status_code in REFUSALS and not self.connections:
                 raise SourceFailed(refusal(self.endpoint, error.response.status_code)) from None
+            if isinstance(error, InvalidStatus) and error.response.status_code in TOO_MANY:
+                wait_s = _seconds(error.response.headers.get("Retry-After"))
+                self.budget.until_s = max(self.budget.until_s, clock.monotonic_s() + wait_s)
             self.event(self, "failed", _reason(error))
             return None
         self.connections += 1
@@ -278,7 +286,8 @@ class Rest:
         """Return body, time asked and time received (ns); wait where the venue says so, fail where it refuses."""
         venue, address, status = self.endpoint.venue, self.address(path, params), 0
         for attempt in range(5):
-            await asyncio.sleep(max(0.0, self.until_s - clock.monotonic_s()))
+            while (wait_s := self.until_s - clock.monotonic_s()) > 0:      # another may be told to wait longer meanwhile
+                await asyncio.sleep(wait_s)
             asked_ns = clock.now_ns()
             try:
                 answer = await self.client.get(address)
@@ -287,9 +296,9 @@ class Rest:
                                    "check the network and the name server") from None
             recv_ns, status = clock.now_ns(), answer.status_code
             self._note_weight(answer.headers, recv_ns)
-            if status in (418, 429):
+            if status in TOO_MANY:
                 wait_s = _seconds(answer.headers.get("Retry-After"))
-                self.until_s = clock.monotonic_s() + wait_s
+                self.until_s = max(self.until_s, clock.monotonic_s() + wait_s)
                 if status == 418 and wait_s > 120:
                     raise SourceFailed(f"{venue} banned this address for {wait_s:.0f} s (418): too many requests; wait")
             elif status >= 500 and attempt < TRIES_5XX:
