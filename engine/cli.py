@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from engine import arguments
-from engine.errors import BadInput, CheckFailed, TapeguardError
+from engine.errors import BadInput, CheckFailed, SourceFailed, TapeguardError
 from engine.live import cli as live_cli
 from engine.sim import cli as sim_cli
 
@@ -37,6 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:           # of a file or folder somebody named, or a disk: the system's own words
+        if args.debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"tapeguard: {place}{error.strerror or error}; mend that, or name another place (--data DIR); --debug shows where it came from",
+              file=sys.stderr)
+        return SourceFailed.exit_code
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -64,3 +64,12 @@ def test_what_is_within_bounds_is_taken_as_it_is():
 
 def test_a_command_that_is_cut_off_is_named(capsys):
     assert "--worker-command" in fails(capsys, "live", "BTCUSDT", "--mode", "shadow", "--worker-command", "'wine python.exe")
+
+
+def test_a_data_root_that_cannot_be_used_is_named(capsys, tmp_path):
+    """A file where the folder should be: nobody may write there, the superuser neither."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "terminal.json").write_text("{}")
+    said = fails(capsys, "live", "BTCUSDT", "--mode", "shadow", "--terminal", f"simulated:{tmp_path / 'terminal.json'}",
+                 "--data", str(tmp_path / "file"), code=3)
+    assert str(tmp_path / "file") in said and "--data" in said
