@@ -322,8 +322,10 @@ def _dealt(decision: str, entry: dict, deals: list[dict], orders: dict[int, dict
     wrong = [f"{decision} closed {volume} lots, {most} were meant"] if volume > most + 1e-9 else []
     if entry["end"] is None:
         wrong.append(f"{decision} has no end")
-    elif entry["end"]["outcome"]["state"] not in ("done", "failed", "unknown"):
-        wrong.append(f"{decision} ended {entry['end']['outcome']['state']} after it was begun")
+    elif (state := entry["end"]["outcome"]["state"]) not in ("done", "failed", "unknown", "refused"):
+        wrong.append(f"{decision} ended {state} after it was begun")
+    elif state == "refused" and (volume or entry["end"]["outcome"]["sends"]):
+        wrong.append(f"{decision} was refused after it was sent")
     return wrong
 
 

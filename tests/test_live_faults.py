@@ -264,7 +264,7 @@ def test_a_screen_that_cannot_be_drawn_is_given_up_and_told():
 
 
 def test_why_rules_are_held_is_what_is_wrong_now():
-    health, watch = Health(), type("Watch", (), {"streams": {}, "books": {}})()
+    health, watch = Health(), type("Watch", (), {"streams": {}, "books": {}, "offset_ms": None})()
     guard = Guard(watch, health, ["BTCUSD"], back_s=0.0)
     assert guard.look() is None and "the account was not read" in guard.held
     health.looked_s = time.monotonic()
