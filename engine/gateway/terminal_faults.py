@@ -10,7 +10,7 @@ KINDS = {
     "retcode": "code: the server answers with it, nothing is executed",
     "partial": "share: only this part is filled, answer 10010",
     "placed": "delay_ms, dies: answer 10008, the deal comes later or never",
-    "unknown": "code 10011 10012 10031, executed, delay_ms, hidden_ms, on_way: the answer says nothing; on its way the server knows nothing of it",
+    "unknown": "code 10011 10012 10031, executed, delay_ms, hidden_ms, on_way: the answer says nothing, nor may the server know yet",
     "lost": "executed, delay_ms: None and -10002",
     "unsent": "executed: None and -10001, the pipe is broken",
     "failed": "code: None and this last_error, nothing is executed",
