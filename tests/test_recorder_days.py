@@ -129,6 +129,42 @@ def test_two_sockets_at_once_record_each_message_once(tmp_path, monkeypatch, lat
     assert len(quotes) == len(set(quotes))
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("venue", ["binance_usdm", "binance_spot"])
+def test_a_younger_socket_that_dies_while_it_is_ahead_makes_no_hole(tmp_path, monkeypatch, venue, both):
+    """What it brought is waited for as before: the older socket still brings it; where that dies too, it is not lost."""
+
+    async def work(market, recorder):
+        queue, real = [0.15, 0.002], market.connect
+        group = recorder.groups[0]
+
+        async def connect(url, **options):
+            socket = await real(url, **options)
+            socket.latency_s = queue.pop(0) if "market" not in url and queue else 0.005
+            return socket
+
+        monkeypatch.setattr(binance, "connect", connect)
+        while len(group.alive) < 2 or recorder.watch.holding < 5:
+            await asyncio.sleep(0.01)
+        older, younger = (socket for socket in market.sockets if socket.group == group.name)
+        held = recorder.watch.holding
+        younger.cut()
+        if both:
+            older.cut()
+        await asyncio.sleep(0.0)
+        await asyncio.sleep(0.0)
+        assert len(group.alive) == 1 - both and recorder.watch.holding == (0 if both else held)
+        await asyncio.sleep(1.0)
+
+    market, recorder, feed = recording(tmp_path, monkeypatch, work, venue, pace_s=0.02, lifetime_s=6.0, overlap_s=2.0)
+    counters = recorder.counters
+    assert counters.frames == counters.kept + counters.duplicates + recorder.watch.holding
+    if not both:
+        assert codes(feed)["gap"] == codes(feed)["lost"] == 0
+        _, checked = finished(recorder, tmp_path)
+        assert checked["trade_ids"]["missing"] == 0 and checked["sequence"]["gaps"] == []
+
+
 def test_a_shutdown_notice_brings_the_successor_before_the_cut(tmp_path, monkeypatch):
     async def work(venue, recorder):
         await asyncio.sleep(10.0)

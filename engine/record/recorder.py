@@ -229,7 +229,8 @@ class Recorder:
 
     def _turned(self, group: Group, code: str, detail: str) -> None:
         """Write connected and lost for each stream of a socket; neither while another socket of the group delivers."""
-        if group.alive and code == "lost":
+        # what a younger socket brought still waits for the older one when the younger one is lost
+        if code == "lost" and (not group.alive or group.connections in group.alive):
             for name in group.streams:
                 self._release(group, self.watch.streams[name], clock.now_ns(), all_of_them=True)
         self.watch.overlap(group.streams, len(group.alive) > 1)
