@@ -63,7 +63,7 @@ def test_the_facts_of_feeds_and_of_the_run(live):
     live.recorder.watch.streams["btcusdt@trade"].frames = 2
     lines = drawn(live)
     assert re.search(r"btcusdt@trade +[\d,.]+/s +\d\.\d s +1 ok", row(lines, "btcusdt@trade"))
-    assert re.search(r"btcusdt@depth@100ms +0\.0/s +- +0 waiting", row(lines, "btcusdt@depth"))
+    assert re.search(r"btcusdt@depth@100ms +0\.0/s +- +0 not connected", row(lines, "btcusdt@depth"))
     quote = row(lines, "broker quote BTCUSD")
     assert re.search(r" 2\.\d s +basis -?\+?0\.\d\d ± 0\.00 bps, ok", quote), quote
     assert re.search(r"broker account +\d+\.\d s +journal \d+ k?B, disk free [\d.]+ GB", row(lines, "broker account"))
@@ -71,6 +71,22 @@ def test_the_facts_of_feeds_and_of_the_run(live):
     assert row(lines, "0 events,").endswith("0 orders")
     live.recorder.journal.disk_reserve_bytes = 10**18
     assert "\x1b[1;31mdisk free" in "\n".join(drawn(live, color=True))
+
+
+def test_a_stream_that_is_lost_is_not_called_well(live):
+    watch, stream = live.recorder.watch, live.recorder.watch.streams["btcusdt@trade"]
+    watch.connection(stream, clock.monotonic_s())
+    assert "0.0/s" in (line := row(drawn(live), "btcusdt@trade")) and line.endswith("waiting")
+    watch.judge(b'{"stream":"btcusdt@trade","data":{"t":5}}', clock.monotonic_s())
+    stream.frames = 1_000
+    assert " ok" in row(drawn(live), "btcusdt@trade")
+    watch.connection(stream, 0.0)
+    assert re.search(r"btcusdt@trade +0\.0/s +- +0 not connected", row(drawn(live), "btcusdt@trade"))
+    assert "\x1b[1;31mnot connected" in row(drawn(live, color=True), "btcusdt@trade")
+    depth = live.recorder.watch.streams["btcusdt@depth@100ms"]
+    watch.connection(depth, clock.monotonic_s())
+    watch.judge(b'{"stream":"btcusdt@depth@100ms","data":{"U":1,"u":2,"pu":0}}', clock.monotonic_s())
+    assert row(drawn(live), "btcusdt@depth").endswith("book waiting for a snapshot")
 
 
 @pytest.mark.parametrize("mode, code", [("act", "1;37;41"), ("paper", "1;30;43"), ("shadow", "1;37;44"), ("record", "1;37;44")])

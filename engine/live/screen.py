@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 MODES = {"record": "bold white on blue", "shadow": "bold white on blue", "paper": "bold black on yellow", "act": "bold white on red"}
 RULE_STYLES = {"act": "bold red", "shadow": "", "alert": "yellow", "off": "dim"}
+GONE = {"not connected": "bold red", "silent": "bold red"}
 ACTED_STYLES = {"acted": "bold", "alerted": "yellow"}
 LEAST_DECISIONS, ALARMS = 2, 3
 BAR = 10
@@ -191,7 +192,7 @@ def _value(name: str, value: float) -> str:
 def _feeds(status: dict) -> list[Text]:
     recorder = status["recorder"]
     lines = [_line(("venue stream", 24, "<", "bold"), ("rate", 10, ">", "bold"), ("age", 9, ">", "bold"), ("holes", 6, ">", "bold"),
-                   ("state", 22, "<", "bold"))]
+                   ("state", 40, "<", "bold"))]
     for name, stream in recorder["streams"].items():
         book = recorder["books"].get(name.partition("@")[0].upper()) if "@depth" in name else None
         state = stream["state"] if stream["state"] != "ok" or book is None else f"book {book}"
@@ -199,7 +200,7 @@ def _feeds(status: dict) -> list[Text]:
         lines.append(_line((name, 24, "<", ""), (f"{stream['per_s']:,.1f}/s", 10, ">", ""),
                            (_number(stream["age_s"], ".1f", " s"), 9, ">", ""),
                            (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
-                           (state, 22, "<", "green" if state in ("ok", "book synced") else "bold yellow" if wanted else "dim")))
+                           (state, 40, "<", "green" if state in ("ok", "book synced") else GONE.get(state, "bold yellow") if wanted else "dim")))
     for symbol, age_s in status["quote_age_s"].items():
         text, style = _basis(status["basis"].get(symbol))
         lines.append(_line((f"broker quote {symbol}", 24, "<", ""), ("", 10, ">", ""), (_number(age_s, ".1f", " s"), 9, ">", ""),

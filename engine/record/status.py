@@ -36,7 +36,7 @@ class Counters:
 
 
 def status_of(recorder: "Recorder") -> dict:
-    """Return the state of a recorder; rates are over the whole recording."""
+    """Return the state of a recorder; rates are over the whole recording, 0 for a stream from which nothing comes."""
     now_s, counters, journal, watch = clock.monotonic_s(), recorder.counters, recorder.journal, recorder.watch
     span_s = max(1e-9, now_s - recorder.began_s)
     return {"time_ns": clock.now_ns(), "seconds": round(span_s, 1),
@@ -56,7 +56,8 @@ def _book(book: Book) -> str:
 
 
 def _stream(stream: Stream, now_s: float, span_s: float) -> dict:
-    return {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2), "duplicates": stream.duplicates,
+    state = "not connected" if not stream.last_s else "silent" if stream.silent else "ok" if stream.heard else "waiting"
+    return {"frames": stream.frames, "per_s": round(stream.frames / span_s, 2) if state == "ok" else 0.0, "duplicates": stream.duplicates,
             "late": stream.late, "holes": stream.holes, "stale": stream.stale,
             "age_s": round(now_s - stream.last_s, 3) if stream.last_s else None,
-            "state": "silent" if stream.silent else "ok" if stream.frames else "waiting"}
+            "state": state}
