@@ -78,13 +78,12 @@ class Library:
         at_ns = parse_at(at, session)
         target = session.manifest["last_recv_ns"] if at_ns is None else at_ns
         held = self._moments.pop(str(session.path), None)
-        if held is None or held.as_of_ns is None or held.as_of_ns > target:
+        # another recording may have the name, and the folder, of one that has ended
+        if held is None or held.as_of_ns is None or held.as_of_ns > target or held.began_ns != session.manifest["first_recv_ns"]:
             held = Moment.of_session(session, at_ns)
         else:
             held.advance(at_ns)
         held.calibrations = published(self.data)
-        if isinstance(session, Recording):     # it has grown by the next question
-            return held
         self._moments[str(session.path)] = held
         while len(self._moments) > KEPT:
             self._moments.popitem(last=False)

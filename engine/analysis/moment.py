@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import cache, cached_property
@@ -17,7 +18,7 @@ from engine.errors import BadInput
 from engine.instruments import Instrument
 from engine.kernel import records as R
 from engine.positions import open_desk
-from engine.record.recording import Recording
+from engine.record.recording import Recording, Tail
 from engine.record.store import Session
 from engine.rules import choose, find_rules
 from engine.run import Run, Settings
@@ -96,6 +97,7 @@ class Moment:
         self.seq: int | None = None
         self.as_of_ns: int | None = None
         self.first_ns: int | None = None
+        self.began_ns: int | None = None       # the first message of the session it is of
         self.calibrations: dict[str, dict] = {}  # what was published of the score, by symbol
         self.tapes = [Tape() for _ in self.desk.pairs]
         self.books = np.full(
@@ -104,14 +106,19 @@ class Moment:
         self.sampled = 0
         self._second: int | None = None
         self._rest: np.ndarray | None = None
-        self._chunks = None
+        self._chunks: Iterator[np.ndarray] | None = None
+        self._tail: Tail | None = None
 
     @classmethod
     def of_session(cls, session: Session | Recording, at_ns: int | None = None) -> "Moment":
         """Fold a session, or one that is being recorded, up to and with a receive time; `advance` goes on from there."""
         made = cls(session.id, session.instruments)
-        live = isinstance(session, Recording)
-        made._chunks = session.events(made.desk.numbers) if live else events(session, made.desk.numbers)
+        made.began_ns = session.manifest["first_recv_ns"]
+        if isinstance(session, Recording):
+            made._tail = Tail(session, made.desk.numbers)
+            made._chunks = made._tail.more()
+        else:
+            made._chunks = events(session, made.desk.numbers)
         made.advance(at_ns)
         return made
 
@@ -126,6 +133,7 @@ class Moment:
         while True:
             chunk = self._rest if self._rest is not None else next(self._chunks, None)
             if chunk is None:
+                self._chunks = self._tail.more() if self._tail else self._chunks       # what comes until the next time
                 return
             cut = int(np.searchsorted(chunk["recv_ns"], limit, "right"))
             self.feed(chunk[:cut])

@@ -37,23 +37,32 @@ class Recording:
             last_ns = frame.recv_ns if frame.kind in (FRAME, QUOTE) else last_ns
         self.manifest = {"session": self.id, "first_recv_ns": first_ns, "last_recv_ns": last_ns, "state": "recording"}
 
-    def events(self, numbers: dict[str, int]) -> Iterator[np.ndarray]:
-        """Yield the EVENT rows of the market so far, as its session will give them."""
-        reader = JournalReader(self.path)
-        maker = RowMaker(self.instruments, numbers, reader.sources)
+
+class Tail:
+    """Gives the EVENT rows of the market of a recording, as its session will give them: each time those since the last time."""
+
+    def __init__(self, recording: Recording, numbers: dict[str, int]):
+        self.folder, self.maker = recording.path, RowMaker(recording.instruments, numbers, [])
+        self.first, self.last_seq = 0, 0       # segment to go on in, and the last frame taken
+
+    def more(self) -> Iterator[np.ndarray]:
+        """Yield what the journal has by now."""
+        reader = JournalReader(self.folder, first=self.first)
         parts: list[np.ndarray] = []
         for frame in reader:
-            maker.origins = reader.sources     # it grows as sources are added
-            parts += self._rows(maker, frame)
+            if frame.seq <= self.last_seq:
+                continue
+            self.maker.origins = reader.sources        # it grows as sources are added
+            parts += self._rows(frame)
+            self.first, self.last_seq = int(reader.segment.name.partition(".")[0]), frame.seq
             if len(parts) >= CHUNK_FRAMES:
                 yield np.concatenate(parts)
                 parts = []
         if parts:
             yield np.concatenate(parts)
 
-    @staticmethod
-    def _rows(maker: RowMaker, frame: Frame) -> list[np.ndarray]:
-        rows = maker.rows(frame)
+    def _rows(self, frame: Frame) -> list[np.ndarray]:
+        rows = self.maker.rows(frame)
         return [rows.copy()] if len(rows) and rows[0]["kind"] not in OWN else []
 
 

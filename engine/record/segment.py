@@ -150,15 +150,15 @@ class JournalReader:
     """Reads the valid frames of a journal in order; `damage` then tells what was not valid.
 
     The first invalid frame ends the last segment; in an earlier one it ends that segment, and the next goes on. With
-    `last_only` the segments before the last are passed over.
+    `last_only` the segments before the last are passed over, with `first` those before that number.
     """
 
-    def __init__(self, folder: Path | str, last_only: bool = False):
+    def __init__(self, folder: Path | str, last_only: bool = False, first: int = 0):
         self.folder = Path(folder) / "journal" if (Path(folder) / "journal").is_dir() else Path(folder)
         if not self.folder.is_dir():
             raise BadInput(f"{folder} is not a recording: it has no journal folder")
         found = {int(match[1]): path for path in self.folder.iterdir() if (match := _NUMBER.fullmatch(path.name))}
-        self.segments = [found[number] for number in sorted(found)][-1 if last_only else 0:]
+        self.segments = [found[number] for number in sorted(found) if number >= first][-1 if last_only else 0:]
         self._start()
 
     def _start(self) -> None:
