@@ -113,6 +113,7 @@ class World:
         self.instrument = Instrument(NAME, "mt5", str(self.spec.tick_points / 100), str(self.spec.volume_step), 2, 3)
         self.limits = Limits(accounts=frozenset({5001}), symbols=frozenset({NAME}), actions_per_minute=10**6, actions_per_day=10**6,
                              max_spread_bps=100.0, max_deviation_bps=dice.choice((0.0, 10.0)), give_up_s=30.0, doubt_s=20.0, settle_s=5.0)
+        self.holds = random.Random(seed + 3)
         self.gateway = self._gateway()
         self.wrong: list[str] = []
         self.closed: Counter = Counter()       # volume by decision, of deals
@@ -158,7 +159,8 @@ class World:
         return self.desk_type(self.terminal.module, getattr(self, "sent", None) or Intents(None))
 
     def _gateway(self) -> Gateway:
-        return Gateway(self.link, self.limits, self.journal, self.clock, {NAME: self.instrument}, server=ServerClock(), alarm=self.alarms.append)
+        return Gateway(self.link, self.limits, self.journal, self.clock, {NAME: self.instrument}, server=ServerClock(),
+                       alarm=self.alarms.append, may_send=lambda exit: "held" if self.holds.random() < 0.02 else "")
 
     def _quotes(self):
         now_ns, dice = self.feed_from_ns, random.Random(self.price)
