@@ -102,6 +102,16 @@ def find_session(args: argparse.Namespace, name: str | None = None):
     return Session(folder / name)
 
 
+def find_sessions(args: argparse.Namespace) -> list:
+    """Open several sessions, none twice; those of the same market at the same time are told."""
+    from engine.plans import overlapping
+
+    found = [find_session(args, name) for name in args.session]
+    for text in overlapping(found):
+        print(f"tapeguard: {text}", file=sys.stderr)
+    return found
+
+
 def demo(args: argparse.Namespace) -> None:
     """Generate, record, check, replay."""
     from engine import screen
@@ -251,6 +261,7 @@ def rules(args: argparse.Namespace) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Replay a session, or repeat a run."""
     from engine import screen
+    from engine.plans import make_plan
     from engine.replay import replay as run
     from engine.replay import replay_again
     from engine.runlog import read_manifest
@@ -286,9 +297,12 @@ def measure(args: argparse.Namespace) -> None:
     from engine import screen
     from engine.measure.measure import Options
     from engine.measure.measure import measure as run
+    from engine.plans import make_plan
     from engine.report.html import write_report
 
-    made = [make_plan(args, find_session(args, name)) for name in args.session]
+    if args.report and not args.report.parent.is_dir():
+        raise BadInput(f"--report {args.report}: {args.report.parent} is no folder; make it, or name a file in one that is there")
+    made = [make_plan(args, session) for session in find_sessions(args)]
     options = Options(args.seed, args.draws, trades=json.dumps(made[0][1], sort_keys=True))
     with screen.progress("measuring", args.json) as report:
         result, detail = run([plan for plan, _ in made], args.data, options, report)
@@ -304,8 +318,9 @@ def sweep(args: argparse.Namespace) -> None:
     from engine import screen
     from engine.measure.ledger import ledger_path
     from engine.measure.sweep import sweep as run
+    from engine.plans import make_plan
 
-    made = [make_plan(args, find_session(args, name)) for name in args.session]
+    made = [make_plan(args, session) for session in find_sessions(args)]
     plans = [plan for plan, _ in made]
     with screen.progress("sweeping", args.json) as report:
         result = run(
@@ -339,46 +354,6 @@ def mcp(args: argparse.Namespace) -> None:
     from engine.analysis.server import serve
 
     serve(args.data, transport=args.transport, port=args.port, say=lambda told: print(json.dumps(told), file=sys.stderr, flush=True))
-
-
-def make_plan(args: argparse.Namespace, session):
-    """Return what a replay or a measurement of one session is asked to do, and where its trades came from."""
-    from engine.entries import parse_entries, plan_entries
-    from engine.quotes import parse_quotes
-    from engine.record.store import file_sha256
-    from engine.replay import Plan
-    from engine.rules import choose, find_rules
-    from engine.run import Settings
-    from engine.sources.history import load_trades
-
-    if not args.trades and not args.entries:
-        raise BadInput("give --trades FILE or --entries SPEC, such as --entries every=10s,side=both,sl=20bps,tp=30bps,max=300s")
-    choices = choose(find_rules(args.rules_dir), args.rules, args.set)
-    if args.trades:
-        trades = load_trades(args.trades, int(args.server_offset * 3600))
-        inputs = {"trades": args.trades.name, "sha256": file_sha256(args.trades)}
-    else:
-        spec = parse_entries(args.entries)
-        inputs = {"entries": args.entries}
-        names = [entry.symbol for entry in session.instruments]
-        leading = [entry.symbol for entry in session.instruments if entry.venue != "mt5"]
-        if not spec.symbol and len(leading or names) > 1:
-            raise BadInput(f"session {session.id} has several symbols; add symbol= to --entries, one of {', '.join(names)}")
-        trades = plan_entries(spec, session.manifest["first_recv_ns"], session.manifest["last_recv_ns"], (leading or names)[0])
-    settings = Settings(
-        latency_ns=int(args.latency_ms * 1e6), cooldown_ns=int(args.cooldown_ms * 1e6), slippage_ticks=args.slippage_ticks
-    )
-    return Plan(
-        session,
-        trades,
-        choices,
-        settings,
-        parse_quotes(args.quotes),
-        args.model_quotes,
-        args.volume_step,
-        getattr(args, "recorded_exits", False),
-        args.chunk,
-    ), inputs
 
 
 if __name__ == "__main__":

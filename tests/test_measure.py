@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from markets import MS, NULL_ENTRIES, Job, measured, null_market, often, plan_of, recorded
+from replays import fails
 from scipy.stats import kstest
 
 from engine.errors import BadInput
@@ -20,6 +22,8 @@ from engine.measure.measure import Options, measure
 from engine.measure.outcomes import CLASS_NAMES, epsilon_r
 from engine.measure.plants import Rate, Void, Whale
 from engine.measure.verdict import _verdict
+from engine.plans import overlapping
+from engine.record.store import Session
 from engine.trades import TradePlan, read_trades_csv, write_trades_csv
 
 ENTRIES = "every=6s,side=both,sl=6bps,tp=9bps,max=40s,start=65s"
@@ -239,6 +243,23 @@ def test_a_rule_that_never_fires_is_no_better_and_no_worse(sessions, tmp_path):
         "It never acted, so nothing can be said of it."
     )
     json.dumps(result, allow_nan=False)
+
+
+def test_a_session_is_measured_once_and_the_same_time_of_a_market_is_told(sessions, tmp_path, capsys):
+    first = sessions[0]
+    again = shutil.copytree(first.path, tmp_path / "sessions" / "again")
+    (said,) = overlapping([first, Session(again)])
+    assert "both hold BTCUSDT for the same 300 s: trades in them count double" in said
+    for command in (["measure"], ["sweep", "--grid", "whale.fresh_ms=500,1000"]):
+        text = fails(capsys, *command, str(first.path), str(first.path / "."), "--entries", ENTRIES, "--data", str(tmp_path))
+        assert "is named twice" in text
+
+
+def test_a_report_is_not_written_into_a_folder_there_is_not(sessions, tmp_path, capsys):
+    place = tmp_path / "typo" / "report.html"
+    assert f"{place.parent} is no folder" in fails(capsys, "measure", str(sessions[0].path), "--entries", ENTRIES, "--data", str(tmp_path),
+                                                   "--report", str(place))
+    assert not place.parent.exists()
 
 
 def test_without_a_rule_that_acts_there_is_nothing_to_measure(sessions, tmp_path):
