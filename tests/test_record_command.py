@@ -18,6 +18,8 @@ from engine.cli import main
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
 from engine.record.quality import check_session
+from engine.record.recorder import open_journal
+from engine.record.session import named_after
 from engine.record.store import Session
 from engine.sim.exchange import Exchange, ExchangeConfig
 from engine.sim.faults import Fault
@@ -80,6 +82,24 @@ def test_a_bad_symbol_is_named_with_the_nearest(capture, tmp_path, capsys):
         assert main(arguments(exchange, tmp_path, symbol="BTCUSTD")) == 2
     refused(capsys, 2, "BTCUSTD", "BTCUSDT")
     assert nothing_left(tmp_path)
+
+
+MANY = "BTCUSDT ETHUSDT SOLUSDT XRPUSDT BNBUSDT ADAUSDT DOGEUSDT LTCUSDT LINKUSDT AVAXUSDT".split()
+
+
+@pytest.mark.parametrize("symbols, name", [
+    (["BTCUSDT"], "BTCUSDT"), (MANY[:7], "+".join(MANY[:7])), (MANY, "+".join(MANY[:7]) + "+3"), (MANY * 20, "+".join(MANY[:7]) + "+193"),
+    (["BTCUSDT_261225", "币安人生USDT"], "BTCUSDT_261225+xxxxUSDT"), (["é" * 200, "BTCUSDT", "ETHUSDT"], "x" * 50 + "+BTCUSDT+1")])
+def test_a_session_is_named_after_its_symbols_as_far_as_they_fit(tmp_path, symbols, name):
+    assert named_after(symbols) == name
+    open_journal(tmp_path, f"{name}-binance_usdm-20261126T020000Z", disk_reserve_bytes=0).close()
+
+
+@pytest.mark.parametrize("symbols", [MANY, ["币安人生USDT"]])
+def test_many_or_foreign_symbols_are_asked_for_like_any_other(capture, tmp_path, capsys, symbols):
+    with running(ExchangeConfig([capture])) as (exchange, _):
+        assert main(["record", *symbols, *arguments(exchange, tmp_path)[2:]]) == 2
+    refused(capsys, 2, "binance_usdm has no symbol")
 
 
 @pytest.mark.parametrize("status", [451, 403])

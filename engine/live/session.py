@@ -32,7 +32,7 @@ from engine.record.journal import hold
 from engine.record.quality import check_session
 from engine.record.recorder import Recorder, open_journal
 from engine.record.segment import Origin
-from engine.record.session import tell
+from engine.record.session import named_after, tell
 from engine.record.store import Session, write_text_atomic
 from engine.runlog import runs_folder
 
@@ -56,7 +56,7 @@ class LiveSession:
         stamp = datetime.fromtimestamp(self.started_ns / 1e9, UTC).strftime("%Y%m%dT%H%M%S")
         self.name = f"live-{options.mode}-{stamp}"
         self.folder = runs_folder(data) / self.name
-        self.session_name = f"{'+'.join(options.recording.symbols)}-{stamp}"
+        self.session_name = f"{named_after(options.recording.symbols)}-{stamp}"
         options.choices = capped(options.choices, options.mode)
         # no rule acts before every feed is well: those that may begin in shadow
         self.held = {choice.rule.name: choice.mode for choice in options.choices if choice.mode == "act"}

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.record.recorder import Options, Recorder, open_journal
 from engine.record.store import Session
 
 SCREEN_S = 1.0
+NAMED = 60                     # characters of a session's name that are its symbols
 Show = Callable[[Recorder], None]
 Say = Callable[[str], None]
 
@@ -27,7 +29,7 @@ def record_session(options: Options, data: Path, name: str | None, keep: str, sh
     for left in recover(data, keep):
         tell(left, say)
     started = datetime.fromtimestamp(clock.now_ns() / 1e9, UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = name or f"{'+'.join(options.symbols)}-{options.endpoint.venue}-{started}"
+    name = name or f"{named_after(options.symbols)}-{options.endpoint.venue}-{started}"
     journal = open_journal(data, name, **journal_options)
     recorder = None
     try:
@@ -49,6 +51,16 @@ def record_session(options: Options, data: Path, name: str | None, keep: str, sh
     say("checking the session")
     result["check"] = check_session(Session(result["path"]))
     return result
+
+
+def named_after(symbols: Sequence[str]) -> str:
+    """Return the symbols as a folder may be named: the first ones that fit and how many more, foreign letters as x."""
+    parts = [re.sub(r"[^A-Za-z0-9_]", "x", symbol)[:NAMED - 10] for symbol in symbols]
+    for left in range(len(parts)):
+        name = "+".join(parts[:len(parts) - left] + ([str(left)] if left else []))
+        if len(name) <= NAMED:
+            break
+    return name
 
 
 def tell(left: dict, say: Say) -> None:
