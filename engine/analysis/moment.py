@@ -116,7 +116,6 @@ class Moment:
         made.began_ns = session.manifest["first_recv_ns"]
         if isinstance(session, Recording):
             made._tail = Tail(session, made.desk.numbers)
-            made._chunks = made._tail.more()
         else:
             made._chunks = events(session, made.desk.numbers)
         made.advance(at_ns)
@@ -130,10 +129,11 @@ class Moment:
     def advance(self, at_ns: int | None = None) -> None:
         """Fold the session on to a later time; None is its end."""
         limit = _END if at_ns is None else at_ns
+        if self._tail is not None:
+            self._chunks = self._tail.more()       # the journal has grown since
         while True:
             chunk = self._rest if self._rest is not None else next(self._chunks, None)
             if chunk is None:
-                self._chunks = self._tail.more() if self._tail else self._chunks       # what comes until the next time
                 return
             cut = int(np.searchsorted(chunk["recv_ns"], limit, "right"))
             self.feed(chunk[:cut])
