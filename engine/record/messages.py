@@ -1,5 +1,6 @@
-"""Session tables as numpy columns with one entry per message, read a batch at a time."""
+"""Session tables as numpy columns, read in bounded parts; of book messages alone what is not a level is kept."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ class Messages:
         self.session = session
         self.files = files
         self.symbols = [instrument.symbol for instrument in session.instruments]
-        self._kept: dict[str, Columns] = {}
+        self._depth: Columns | None = None
+        self._in_order: dict[str, bool] = {}
         self._words: dict[str, int] = {"": 0}
         self.torn: list[int] = []    # seq of depth messages that are not whole
 
@@ -31,7 +33,7 @@ class Messages:
         """Return the number of a symbol's name, ALL of none."""
         return ALL if symbol is None else self.symbols.index(symbol) if symbol in self.symbols else UNKNOWN
 
-    def batches(self, name: str, columns: list[str]):
+    def batches(self, name: str, columns: list[str]) -> Iterator[Columns]:
         """Yield columns of a table as numpy: missing integers as MISSING, symbols as numbers, other texts as words."""
         for path in self.files.get(name, []):
             try:
@@ -65,18 +67,14 @@ class Messages:
         """Return the text of a number."""
         return list(self._words)[word]
 
-    def table(self, name: str) -> Columns:
-        """Return a table's message columns; of `depth` one entry per frame, with `row` and `rows`, torn ones noted."""
-        if name not in self._kept:
-            self._kept[name] = self._depth() if name == "depth" else self._joined(name, _WANTED[name])
-        return self._kept[name]
+    def depth(self) -> Columns:
+        """Return the columns of depth with one entry per frame, and its `row` and `rows`; torn frames are noted."""
+        if self._depth is None:
+            self._depth = self._read_depth()
+        return self._depth
 
-    def _joined(self, name: str, columns: list[str]) -> Columns:
-        parts = list(self.batches(name, columns))
-        return {column: _concatenated(name, column, [part[column] for part in parts]) for column in columns}
-
-    def _depth(self) -> Columns:
-        columns = _WANTED["depth"]
+    def _read_depth(self) -> Columns:
+        columns = ["seq", "recv_ns", "event_ns", "symbol", "first_id", "last_id", "prev_id", "bits"]
         parts: list[Columns] = []
         before: tuple[int, int] | None = None       # seq and recv_ns of the row above
         open_frame = False
@@ -93,13 +91,48 @@ class Messages:
                 self.torn += np.unique(seq[wrong]).tolist()
             starts = np.flatnonzero(new)
             parts.append({name: batch[name][starts] for name in columns} | {"row": starts + row})
+            parts[-1]["symbol"] = parts[-1]["symbol"].astype(np.int16)
             before, open_frame = (seq[-1], recv[-1]), not bits[-1] & LAST
             row += len(seq)
         if open_frame:
             self.torn.append(int(before[0]))
-        joined = {column: _concatenated("depth", column, [part[column] for part in parts])
-                  for column in [*columns, "row"]}
-        return joined | {"rows": np.diff(np.append(joined["row"], row))}
+        whole = joined("depth", parts, [*columns, "row"])
+        return whole | {"rows": np.diff(np.append(whole["row"], row)).astype(np.int32)}
+
+    def parts(self, name: str, columns: list[str]) -> Iterator[Columns]:
+        """Yield columns of a table in bounded parts; those of depth, one entry per frame, at once."""
+        if name != "depth":
+            yield from self.batches(name, columns)
+        elif len(self.depth()["seq"]):
+            yield {column: self.depth()[column] for column in columns}
+
+    def frames(self, name: str, columns: list[str]) -> Iterator[Columns]:
+        """Yield a table in parts that split no frame, each but the first with the row above it at its head."""
+        rest: Columns = {}
+        if name == "depth":
+            yield from self.parts(name, columns)
+            return
+        for part in self.batches(name, columns):
+            if rest:
+                part = {column: np.concatenate((rest[column], part[column])) for column in columns}
+            others = np.flatnonzero(part["seq"] != part["seq"][-1])
+            cut = int(others[-1]) + 1 if len(others) else 0        # where the last frame begins
+            if cut:
+                yield {column: part[column][:cut] for column in columns}
+            rest = {column: part[column][max(cut - 1, 0):] for column in columns}
+        if rest:
+            yield rest
+
+    def ordered(self, name: str, parts: Iterable[Columns]) -> Iterable[Columns]:
+        """Return parts of a table in the order of seq: as they are when the table is, else as one."""
+        if name not in self._in_order:
+            self._in_order[name] = all((np.diff(part["seq"]) >= 0).all() for part in self.frames(name, ["seq"]))
+        if self._in_order[name]:
+            return parts
+        found = list(parts)
+        whole = joined(name, found, list(found[0]))
+        order = np.argsort(whole["seq"], kind="stable")
+        return [{column: values[order] for column, values in whole.items()}]
 
     def previous_ids(self, symbol: int, first_id: np.ndarray, prev_id: np.ndarray) -> tuple[np.ndarray, bool]:
         """Return the id each diff continues, and whether it must equal the id before (USD-M) or not pass it (spot)."""
@@ -108,15 +141,9 @@ class Messages:
         return (guess if spot else np.where(prev_id == MISSING, guess, prev_id)), not spot
 
 
-_KEY = ["seq", "recv_ns", "event_ns", "symbol"]
-_WANTED = {name: _KEY for name in TABLES} | {
-    "trades": [*_KEY, "trade_id", "bits"],
-    "depth": [*_KEY, "first_id", "last_id", "prev_id", "bits"],
-    "best": [*_KEY, "update_id", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"],
-    "klines": [*_KEY, "interval"],
-    "account": [*_KEY, "bits"],
-    "feed": [*_KEY, "code", "stream", "from_id", "to_id"],
-}
+def joined(name: str, parts: list[Columns], columns: list[str]) -> Columns:
+    """Return the columns of all parts of a table as one; the parts are used up."""
+    return {column: _concatenated(name, column, [part.pop(column) for part in parts]) for column in columns}
 
 
 def _concatenated(name: str, column: str, parts: list[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The check of a session: are the bytes those recorded, is anything missing, and does the book agree with the venue."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.record.store import TABLES, Session, file_sha256
 
 MOST_UNEQUAL = 1_000           # one unequal top of the book in this many is let pass: the venue may not quote a removal
 CLOCK_TABLES = ("depth", "trades", "best")
+COARSE_BITS = 20               # about a millisecond in ns
 
 
 def check_session(session: Session | Path | str, progress: Callable[[str], None] | None = None) -> dict:
@@ -94,7 +96,7 @@ def _drop_unreadable(messages: Messages, findings: Findings) -> None:
 
 
 def _rebuild_all(messages: Messages, marks: Marks, findings: Findings) -> dict[int, Rebuild]:
-    books, depth = {}, messages.table("depth")
+    books, depth = {}, messages.depth()
     for number in np.unique(depth["symbol"][depth["bits"] & PARTIAL_DEPTH == 0]):
         if number < 0:
             continue
@@ -145,18 +147,54 @@ def _judge_books(messages: Messages, books: dict[int, Rebuild], findings: Findin
 def _check_clock(messages: Messages, findings: Findings) -> dict:
     """Measure receive time less venue time; where receive time was made from venue time there is nothing to measure."""
     source = messages.session.manifest.get("clock", "receive")
-    parts = []
-    for name in CLOCK_TABLES:
-        table = messages.table(name)
-        known = table["event_ns"] != MISSING
-        parts.append(table["recv_ns"][known] - table["event_ns"][known])
-    apart_ns = np.concatenate(parts)
     shown = dict.fromkeys(("min", "median", "max"))
     if source == "event":
         findings.notes.append("receive times were made from the venue's times, so the clock offset is not known")
-    elif len(apart_ns):
-        shown = {name: round(float(value) / 1e6, 3) for name, value in
-                 (("min", apart_ns.min()), ("median", np.median(apart_ns)), ("max", apart_ns.max()))}
+        return {"source": source, "recv_minus_event_ms": shown}
+    coarse, low, high = Counter(), [], []
+    for apart_ns in _apart_ns(messages):
+        coarse.update(_counted(apart_ns >> COARSE_BITS))
+        low.append(int(apart_ns.min()))
+        high.append(int(apart_ns.max()))
+    if coarse:
+        shown = {name: round(value / 1e6, 3) for name, value in
+                 (("min", float(min(low))), ("median", _median(messages, coarse)), ("max", float(max(high))))}
         if shown["median"] < 0:
             findings.notes.append(f"the recorder's clock ran {-shown['median']:.0f} ms behind the venue's")
     return {"source": source, "recv_minus_event_ms": shown}
+
+
+def _apart_ns(messages: Messages) -> Iterator[np.ndarray]:
+    """Yield receive time less venue time of the messages that have both, in bounded parts."""
+    for name in CLOCK_TABLES:
+        for part in messages.parts(name, ["recv_ns", "event_ns"]):
+            known = part["event_ns"] != MISSING
+            if known.any():
+                yield part["recv_ns"][known] - part["event_ns"][known]
+
+
+def _counted(values: np.ndarray) -> dict[int, int]:
+    return dict(zip(*(found.tolist() for found in np.unique(values, return_counts=True))))
+
+
+def _median(messages: Messages, coarse: Counter) -> float:
+    """Return the exact median of `_apart_ns`; `coarse` counts its values without their last bits."""
+    count = coarse.total()
+    middle = {(count - 1) // 2, count // 2}                  # ranks
+    wanted, below = {}, 0
+    for step in sorted(coarse):
+        for rank in middle:
+            if below <= rank < below + coarse[step]:
+                wanted[rank] = step, rank - below
+        below += coarse[step]
+    fine: dict[int, Counter] = {step: Counter() for step, _ in wanted.values()}
+    for apart_ns in _apart_ns(messages):
+        for step, counter in fine.items():
+            counter.update(_counted(apart_ns[apart_ns >> COARSE_BITS == step]))
+    return float(np.mean([_ranked(fine[step], rank) for step, rank in wanted.values()]))
+
+
+def _ranked(counts: Counter, rank: int) -> int:
+    """Return the value of a rank among counted values."""
+    values = sorted(counts)
+    return values[int(np.searchsorted(np.cumsum([counts[value] for value in values]), rank, "right"))]

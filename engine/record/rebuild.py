@@ -4,13 +4,14 @@ Written apart from the kernel's book, so that the check of a recording shares no
 The numbered steps are those of the venue's own manual for a local book, spot and USD-M.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from engine.kernel.records import MISSING, NOT_MARKET, PARTIAL_DEPTH, SNAPSHOT_LEVEL
-from engine.record.messages import Columns, Messages
+from engine.record.messages import Columns, Messages, joined
 
 QUOTE_AGE_NS = 10_000_000_000  # an older best quote proves nothing about the book
 MARGIN = 64                    # the window of prices reaches 1/64 beyond what was quoted
@@ -27,7 +28,6 @@ class Rebuild:
     """One symbol's book messages and marks in seq order, and what became of each."""
 
     seq: np.ndarray
-    recv_ns: np.ndarray
     kind: np.ndarray           # DIFF, SNAPSHOT or BREAK (a feed row: lost, gap, stale)
     last_id: np.ndarray
     synced: np.ndarray         # whether the book stands after this message
@@ -42,10 +42,8 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray, quote_breaks: n
 
     `quote_breaks` has the seq of the feed rows before which best quotes may be missing.
     """
-    depth = messages.table("depth")
+    depth = messages.depth()
     own = np.flatnonzero((depth["symbol"] == symbol) & (depth["bits"] & PARTIAL_DEPTH == 0))
-    low, high = _window(messages, symbol)
-    side, slot, lots, offset = _levels(messages, depth, own, low, high)
     seq = np.concatenate((depth["seq"][own], breaks[:, 0]))
     recv = np.concatenate((depth["recv_ns"][own], breaks[:, 1]))
     order = np.argsort(seq, kind="stable")
@@ -60,13 +58,16 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray, quote_breaks: n
     kind = np.where(mark, BREAK, np.where(taken("bits") & SNAPSHOT_LEVEL > 0, SNAPSHOT, DIFF)).astype(np.int8)
     last_id = taken("last_id")
     previous, strict = messages.previous_ids(symbol, taken("first_id"), taken("prev_id"))
-    quotes, first, after = _quotes_of(messages.table("best"), symbol, last_id, recv, seq, breaks[:, 0], quote_breaks)
-    n = len(seq)
-    found = Rebuild(seq, recv, kind, last_id, *(np.zeros(n, np.int8) for _ in range(5)))
-    rows = (np.where(mark, 0, offset[number]), np.where(mark, 0, offset[number + 1]))
+    best = _telling(messages, symbol, np.unique(last_id))
+    quotes, first, after = _quotes_of(best, last_id, recv, seq, breaks[:, 0], quote_breaks)
+    begin = _begins(kind, last_id, previous, strict)
+    found = Rebuild(seq, kind, last_id, *(np.zeros(len(seq), np.int8) for _ in range(5)))
+    low, high = _window(messages, symbol)
     ladder = np.zeros((2, high - low), np.int64)
-    _fold(kind, last_id, previous, strict, *rows, side, slot, lots, ladder, low, quotes, first, after,
-          found.synced, found.applied, found.crossed, found.compared, found.link)
+    state = np.array([-1, high - low, MISSING, -1, False, False])
+    for part in _parts(messages, own, number, begin, low, high):
+        _fold(*part, kind, last_id, previous, strict, begin, number, ladder, state, low, quotes, first, after,
+              found.synced, found.applied, found.crossed, found.compared, found.link)
     return found
 
 
@@ -93,35 +94,68 @@ def _window(messages: Messages, symbol: int) -> tuple[int, int]:
     return 0, 1
 
 
-def _levels(messages: Messages, depth: Columns, own: np.ndarray, low: int, high: int) -> tuple[np.ndarray, ...]:
-    """Return side index, slot and lots of the levels inside the window, and where those of each message start."""
+def _parts(messages: Messages, own: np.ndarray, number: np.ndarray, begin: np.ndarray, low: int, high: int) -> Iterator[tuple]:
+    """Yield which messages to fold next, the first and past the last, and the levels inside the window.
+
+    With the levels come the number of the message in the file whose levels are first, where those of each begin, and
+    of each level side index, slot and lots. Levels are kept until they are folded and no later snapshot needs them again.
+    """
+    depth, size = messages.depth(), len(own)
     owner = np.full(len(depth["seq"]), -1, np.int64)
-    owner[own] = np.arange(len(own))
-    parts: list[tuple] = [(np.empty(0, np.int8), np.empty(0, np.int32), np.empty(0, np.int64))]
-    counts = np.zeros(len(own), np.int64)
-    row = 0
+    owner[own] = np.arange(size)
+    ends = (depth["row"] + depth["rows"])[own]
+    latest = np.maximum.accumulate(number)
+    needed = _least_from(np.append(np.where(number < 0, size, number), size))
+    needed = _least_from(needed[np.append(np.where(begin < 0, np.arange(len(begin)), begin), len(begin))])
+    levels = [np.empty(0, kind) for kind in (np.int64, np.int8, np.int32, np.int64)]
+    start = row = 0
     for batch in messages.batches("depth", ["side", "price_ticks", "qty_lots"]):
-        price = batch["price_ticks"]
-        message = np.searchsorted(depth["row"], np.arange(row, row + len(price)), "right") - 1
-        number = owner[message]
-        kept = (number >= 0) & (price >= low) & (price < high)
-        counts += np.bincount(number[kept], minlength=len(own))
-        asks = (batch["side"][kept] < 0).astype(np.int8)
-        parts.append((asks, (price[kept] - low).astype(np.int32), batch["qty_lots"][kept]))
-        row += len(price)
-    side, slot, lots = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return side, slot, lots, np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+        price, past = batch["price_ticks"], row + len(batch["price_ticks"])
+        first, last = np.searchsorted(depth["row"], (row, past - 1), "right") - (1, 0)
+        of = np.repeat(owner[first:last], np.diff(np.append(np.maximum(depth["row"][first:last], row), past)))
+        inside = (of >= 0) & (price >= low) & (price < high)
+        new = (of[inside], batch["side"][inside] < 0, price[inside] - low, batch["qty_lots"][inside])
+        levels = [np.concatenate((kept, more.astype(kept.dtype))) for kept, more in zip(levels, new)]
+        row, whole = past, int(np.searchsorted(ends, past, "right"))
+        stop, base = int(np.searchsorted(latest, whole)), min(needed[start], whole)
+        yield start, stop, base, np.searchsorted(levels[0], np.arange(base, whole + 1)), *levels[1:]
+        levels = [values[np.searchsorted(levels[0], needed[stop]):] for values in levels]
+        start = stop
 
 
-def _quotes_of(best: Columns, symbol: int, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.ndarray,
+def _least_from(values: np.ndarray) -> np.ndarray:
+    """Return for each place the least value from there on."""
+    return np.minimum.accumulate(values[::-1])[::-1]
+
+
+def _telling(messages: Messages, symbol: int, ids: np.ndarray) -> Columns:
+    """Return the best quotes that are the newest of an id not above one of `ids`, or the first after one of those.
+
+    Between one of `ids` and the next these are the quotes of the highest id and the first of the lowest.
+    """
+    names = ["seq", "recv_ns", "update_id", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"]
+    parts: list[Columns] = []
+    for batch in messages.batches("best", ["symbol", *names]):
+        own = np.flatnonzero((batch["symbol"] == symbol) & (batch["update_id"] != MISSING))
+        if len(own):
+            own = own[np.argsort(batch["update_id"][own], kind="stable")]
+            update = batch["update_id"][own]
+            span = np.searchsorted(ids, update)
+            new = span[1:] != span[:-1]
+            lowest, highest = np.append(True, new), np.append(new, True)
+            telling = np.sort(own[lowest | (update == update[highest][np.cumsum(lowest) - 1])])
+            parts.append({name: batch[name][telling] for name in names})
+    return joined("best", parts, names)
+
+
+def _quotes_of(best: Columns, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.ndarray,
                breaks: np.ndarray, quote_breaks: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the best quotes by update id, and for each message the range of those of the newest id not above its own.
 
     A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves;
     unless a break lies between the two, or before that next one: then a quote between may be missing.
     """
-    own = np.flatnonzero((best["symbol"] == symbol) & (best["update_id"] != MISSING))
-    own = own[np.argsort(best["update_id"][own], kind="stable")]
+    own = np.argsort(best["update_id"], kind="stable")
     ids = best["update_id"][own]
     names = ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots")
     quotes = np.stack([best[name][own] for name in names])
@@ -226,27 +260,33 @@ def _buffered(at, kind, last_id, previous, late, strict):
 
 
 @njit(cache=True)
-def _fold(kind, last_id, previous, strict, start, stop, side, slot, lots, ladder, low, quotes, first, after,
-          synced, applied, crossed, compared, link):
-    """Run the messages through the book; writes the outcome of each into the last five arrays."""
-    size = ladder.shape[1]
-    top = np.array([-1, size])
-    sound, chained, book_id, snapshot = False, False, MISSING, -1
+def _begins(kind, last_id, previous, strict):
+    """Return for each message the first to fold with it: a snapshot's first buffered diff, -1 when it does not link."""
+    begin = np.arange(len(kind))
     late = _overtaken(kind, last_id)
     for i in range(len(kind)):
-        begin = i
+        if kind[i] == SNAPSHOT:
+            begin[i] = _buffered(i, kind, last_id, previous, late, strict)
+    return begin
+
+
+@njit(cache=True)
+def _fold(start, stop, base, offset, side, slot, lots, kind, last_id, previous, strict, begin, number, ladder, state, low,
+          quotes, first, after, synced, applied, crossed, compared, link):
+    """Run messages through the book, their levels being at hand; writes the outcome of each into the last five arrays."""
+    top = state[:2]
+    book_id, snapshot, sound, chained = state[2], state[3], state[4] > 0, state[5] > 0
+    for i in range(start, stop):
         if kind[i] == BREAK:
             sound = False
-        elif kind[i] == SNAPSHOT:
-            begin = _buffered(i, kind, last_id, previous, late, strict)
-            if begin >= 0:  # a snapshot that does not link leaves the book as it is
-                ladder[:] = 0
-                top[0], top[1] = -1, size
-                _put(ladder, top, start[i], stop[i], side, slot, lots)
-                sound, chained, book_id, snapshot = True, False, last_id[i], i
-                link[i] = WAITING
-        if begin >= 0 and kind[i] != BREAK:
-            for j in range(begin, i + 1):
+        elif kind[i] == SNAPSHOT and begin[i] >= 0:  # one that does not link leaves the book as it is
+            ladder[:] = 0
+            top[0], top[1] = -1, ladder.shape[1]
+            _put(ladder, top, offset[number[i] - base], offset[number[i] - base + 1], side, slot, lots)
+            sound, chained, book_id, snapshot = True, False, last_id[i], i
+            link[i] = WAITING
+        if begin[i] >= 0 and kind[i] != BREAK:
+            for j in range(begin[i], i + 1):
                 if not sound or kind[j] != DIFF or _old(last_id[j], book_id, chained, strict):
                     continue
                 if not _continues(previous[j], book_id, chained, strict):
@@ -254,10 +294,11 @@ def _fold(kind, last_id, previous, strict, start, stop, side, slot, lots, ladder
                     if not chained:
                         link[snapshot] = REFUSED
                     continue
-                _put(ladder, top, start[j], stop[j], side, slot, lots)
+                _put(ladder, top, offset[number[j] - base], offset[number[j] - base + 1], side, slot, lots)
                 book_id, chained, link[snapshot], applied[j] = last_id[j], True, LINKED, 1
                 compared[j] = _judge(ladder, top, low, quotes, first[j], after[j])
                 if top[0] >= top[1]:  # both: a crossed book is invalid until the next snapshot
                     crossed[j] = 1
                     sound = False
         synced[i] = sound
+    state[2], state[3], state[4], state[5] = book_id, snapshot, sound, chained
