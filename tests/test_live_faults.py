@@ -42,7 +42,7 @@ def proof(tmp_path_factory, realdata) -> Path:
     folder = tmp_path_factory.mktemp("shadow")
     stage = Stage(folder, beginning(realdata / "binance_usdm" / "btcusdt_20240808.gz", 4000, folder), positions=[WIDE | {"side": 0, "lots": 1.0}])
     try:
-        result = stage.live("--mode", "shadow", *FAST, "--seconds", "6").result(400)
+        result = stage.live("--mode", "shadow", *FAST, "--seconds", "12").result(400)
         assert result["verify"]["compared"]
         return Path(result["path"])
     finally:

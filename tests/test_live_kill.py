@@ -149,7 +149,7 @@ def make_proof(folder: Path, capture: Path) -> Path:
     """Make a shadow run."""
     stage = Stage(folder, capture, positions=[{"symbol": "BTCUSD", "side": 0, "lots": 1.0, "sl_bps": 500.0, "tp_bps": 900.0}])
     try:
-        result = stage.live("--mode", "shadow", *FAST, "--seconds", "6").result(400)
+        result = stage.live("--mode", "shadow", *FAST, "--seconds", "12").result(400)
         assert result["verify"]["compared"]
         return Path(result["path"])
     finally:

@@ -1,6 +1,6 @@
-"""Acts on a timetable: every step is a reduction or a nearer stop, the last one closes.
+"""Acts on a timetable from when it first sees a position: every step is a reduction or a nearer stop, the last one closes.
 
-Why:    a short run that has to see many actions at known ages.
+Why:    a short run that has to see many actions.
 Source: none; it is for tests.
 Blind:  to the market.
 """
@@ -21,6 +21,7 @@ class Params:
 
 @dataclass
 class State:
+    begun_ns: int = 0
     occasion: int = 0
     stop_ticks: int = 0
     share: float = 0.1
@@ -28,7 +29,9 @@ class State:
 
 def on_event(params, state, market, position):
     """Vote for the step that is due."""
-    step = position.age_ns // (params.every_ms * 1000000)
+    if state.begun_ns == 0:
+        state.begun_ns = market.now_ns
+    step = (market.now_ns - state.begun_ns) // (params.every_ms * 1000000)
     if step <= 0:
         return HOLD
     if step > params.steps:
