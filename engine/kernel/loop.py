@@ -279,8 +279,8 @@ def run(events, start, stop, market, core, constants, ladders, levels, pending, 
                                sweep_counts, samples, basis, ordered, bins, usual, history, below, medians, scratch)
                 else:
                     hear(row, market[each], core[each], constants[each], windows, slots, slot, each)
-                decide(row, each, market[each], constants[each].min_volume, positions, active, active_count, states, params, modes, settings,
-                       latches, actions, occasions, stops, shares, decisions, counts)
+                decide(row, each, market[each], constants[each].min_volume, positions, active, active_count, states, params, modes,
+                       settings, latches, actions, occasions, stops, shares, decisions, counts)
             continue
         if kind == SWITCH:
             fold_switch(row, modes)
