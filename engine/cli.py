@@ -13,9 +13,11 @@ from engine.errors import BadInput, CheckFailed, SourceFailed, TapeguardError
 from engine.live import cli as live_cli
 from engine.sim import cli as sim_cli
 
+INTERRUPTED = 130                  # as a shell reports a program that Ctrl-C ended
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the answer is no, 2 wrong use, 3 a source failed."""
+    """Run one command and return its exit code: 0 done, 1 the answer is no, 2 wrong use, 3 a source failed, 130 Ctrl-C."""
     parser, args = build_parser(), argparse.Namespace(debug=False)
     try:
         parser.parse_args(argv, args)
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         print("tapeguard: stopped", file=sys.stderr)
-        return 3
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

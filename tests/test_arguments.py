@@ -1,9 +1,12 @@
 """What the command line takes: numbers within their bounds, one sentence for what is wrong, and a version."""
 
 import argparse
+import os
+import signal
 from importlib import metadata
 
 import pytest
+from live_runs import Command, wait_for
 from replays import fails
 
 from engine.cli import build_parser, main
@@ -73,3 +76,14 @@ def test_a_data_root_that_cannot_be_used_is_named(capsys, tmp_path):
     said = fails(capsys, "live", "BTCUSDT", "--mode", "shadow", "--terminal", f"simulated:{tmp_path / 'terminal.json'}",
                  "--data", str(tmp_path / "file"), code=3)
     assert str(tmp_path / "file") in said and "--data" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+def test_ctrl_c_has_an_exit_code_of_its_own(tmp_path):
+    demo = Command(tmp_path, "demo", "demo", "--minutes", "60", "--data", str(tmp_path))
+    try:
+        wait_for(lambda: "generating" in demo.said(), 60, "it generates")
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 130 and demo.said().splitlines()[-1] == "tapeguard: stopped" and "Traceback" not in demo.said()
+    finally:
+        demo.kill()

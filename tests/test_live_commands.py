@@ -7,6 +7,7 @@ from replays import fails, tool
 
 from engine.cli import main
 from engine.live.commands import kill_file
+from engine.live.session import LiveSession
 from engine.record.journal import hold
 
 
@@ -69,3 +70,13 @@ def test_without_a_terminal_the_doctors_sentence_is_said_and_nothing_is_begun(tm
                               ("there is no program no-such-program-of-ours", 2, ["simulated:x", "--worker-command", "no-such-program-of-ours x"])):
         assert words in fails(capfd, *given, *more, code=code)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_run_that_ctrl_c_keeps_from_its_end_says_how_it_is_finished(tmp_path, capsys, monkeypatch):
+    def run(session, show=None):
+        session.folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(LiveSession, "run", run)
+    assert main(["live", "BTCUSDT", "--mode", "shadow", "--terminal", "simulated:x.json", "--data", str(tmp_path)]) == 130
+    kept, stopped = capsys.readouterr().err.splitlines()
+    assert "the recording of live-shadow-" in kept and "is kept; tapeguard verify finishes it" in kept and stopped == "tapeguard: stopped"

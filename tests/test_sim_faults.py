@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -385,3 +387,20 @@ def test_the_command_does_what_its_script_says(capture, tmp_path):
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "as written")
     finally:
         exchange.end()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+def test_the_command_says_when_the_tape_is_at_its_end_and_ctrl_c_is_how_it_ends(capture, tmp_path):
+    exchange = Command(tmp_path, "exchange", "sim", "exchange", str(capture), "--speed", "inf")
+
+    async def work(address: str) -> None:
+        async with connect(f"{address}/public/stream?streams=btcusdt@bookTicker"):
+            while "the capture is at its end" not in exchange.said():
+                await asyncio.sleep(0.05)
+
+    try:
+        asyncio.run(asyncio.wait_for(work(wait_for(exchange.line, 60, "where it is")["ws"]), 30))
+        exchange.process.send_signal(signal.SIGINT)
+        assert exchange.wait(20) == 0 and len(exchange.said().splitlines()) == 1
+    finally:
+        exchange.kill()

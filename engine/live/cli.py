@@ -18,22 +18,12 @@ def live(args: argparse.Namespace, show) -> int:
     options = options_of(args)
     check_terminal(options.terminal)
     session = LiveSession(options, args.data, lambda text: heard(f"tapeguard: {text}"))
-    if args.json_lines:
-        from engine.live.status import status_of
-        result = session.run(throttled(lambda live: heard(json.dumps(status_of(live)))))
-    elif args.quiet or args.json or not sys.stderr.isatty():
-        result = session.run()
-    else:
-        from rich.live import Live
-
-        from engine.live.screen import live_screen
-        from engine.screen import STDERR
-        with Live(console=STDERR, refresh_per_second=2, screen=args.full_screen) as screen:
-            def draw(run) -> None:
-                screen.update(live_screen(run))
-                if run.alarms.ring():
-                    screen.console.bell()
-            result = session.run(throttled(draw, 0.5))
+    try:
+        result = run_shown(session, args)
+    except KeyboardInterrupt:
+        if session.folder.exists():
+            heard(f"tapeguard: the recording of {session.name} is kept; tapeguard verify finishes it")
+        raise
     if args.json:
         print(json.dumps(result, allow_nan=False))
     else:
@@ -41,6 +31,25 @@ def live(args: argparse.Namespace, show) -> int:
         out.print(verify_table(result["verify"]))
         out.print(f"run {result['path']}  session {result['session']}")
     return 0 if result["verify"]["identical"] and result["check"]["ok"] else CheckFailed.exit_code
+
+
+def run_shown(session, args: argparse.Namespace) -> dict:
+    """Run, with the screen or the lines of status that were asked for."""
+    if args.json_lines:
+        from engine.live.status import status_of
+        return session.run(throttled(lambda live: heard(json.dumps(status_of(live)))))
+    if args.quiet or args.json or not sys.stderr.isatty():
+        return session.run()
+    from rich.live import Live
+
+    from engine.live.screen import live_screen
+    from engine.screen import STDERR
+    with Live(console=STDERR, refresh_per_second=2, screen=args.full_screen) as screen:
+        def draw(run) -> None:
+            screen.update(live_screen(run))
+            if run.alarms.ring():
+                screen.console.bell()
+        return session.run(throttled(draw, 0.5))
 
 
 def heard(text: str) -> None:

@@ -1,6 +1,7 @@
 """The command that simulates: an exchange that plays a capture, or a MetaTrader 5 terminal, each on loopback."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -35,9 +36,12 @@ def sim(args: argparse.Namespace) -> None:
                                 seed=args.seed, rates=rates)
         async with Exchange(config) as exchange:
             print(json.dumps({"ws": exchange.ws_url, "rest": exchange.rest_url}), flush=True)
+            await exchange.finished.wait()
+            print("the capture is at its end: nothing more is sent; Ctrl-C ends", file=sys.stderr, flush=True)
             await asyncio.Event().wait()
 
-    asyncio.run(serve())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
 
 
 def terminal(args: argparse.Namespace) -> None:
