@@ -76,25 +76,54 @@ def test_the_levels_at_hand_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(most) > 10 and max(most) <= PART_ROWS + LEVELS
 
 
-@pytest.mark.parametrize("seed", range(4))
+def _damage(rows: dict, rng: np.random.Generator) -> None:
+    """Make holes, silences, doubles, rows out of order and late snapshots."""
+    snapshot = [row for row in rows["depth"] if row["bits"] & SNAPSHOT_LEVEL and row["symbol"] == "BTCUSDT"]
+    for at in rng.choice(message_seqs(rows, "depth")[20:], 4, replace=False):       # some come late, some too early
+        near = [row["last_id"] for row in rows["depth"] if row["symbol"] == "BTCUSDT" and abs(row["seq"] - at) < 20]
+        made = [{key: value for key, value in row.items() if key not in ("seq", "recv_ns")} for row in snapshot]
+        insert_message(rows, "depth", int(at), [row | {"last_id": int(rng.choice(near))} for row in made])
+    for at in sorted(rng.choice(message_seqs(rows, "depth"), 5, replace=False), reverse=True):
+        remove_message(rows, int(at))
+    for stream in ("depth", "trades", "best", "best", "best", "best"):
+        insert_feed(rows, int(rng.integers(10, 500)), str(rng.choice(["lost", "stale", "connected"])), stream, "BTCUSDT")
+    for leap_ns in (rng.integers(0, 30, 6) * 10**9).tolist():
+        since = int(rng.integers(10, 500))
+        for row in (row for part in rows.values() for row in part if row["seq"] >= since):
+            row["recv_ns"] += leap_ns
+    trades, best = rows["trades"], rows["best"]
+    for at in rng.integers(5, len(trades) - 1, 4).tolist():
+        trades[at] |= {"trade_id": trades[at - 4]["trade_id"], "bits": int(rng.choice([0, REFILLED]))}
+        trades.insert(at, trades[at] | {"trade_id": None, "recv_ns": trades[at]["recv_ns"] + int(rng.integers(2))})
+    for at in rng.integers(5, len(best) - 9, 4).tolist():
+        best[at]["update_id"], best[at + 3]["update_id"] = best[at + 3]["update_id"], best[at]["update_id"]
+        if rng.random() < 0.3:
+            best.insert(at, best.pop(at + 8))
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_the_size_of_the_parts_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = np.random.default_rng(seed)
     venue, symbols = ("binance_usdm", "binance_spot")[seed % 2], ("BTCUSDT", "ETHUSDT")
     rows = tiny_rows(symbols, venue, 120, seed)
-    trades = rows["trades"]
-    for at in rng.integers(5, len(trades), 4):           # stored twice, fetched late, never seen
-        trades[at] |= {"trade_id": trades[at - 4]["trade_id"], "bits": int(rng.choice([0, REFILLED]))}
-    later = [row for row in rows["depth"] if row["bits"] & SNAPSHOT_LEVEL and row["symbol"] == "BTCUSDT"]
-    for at in rng.choice(message_seqs(rows, "depth")[20:], 4, replace=False):       # some snapshots come late, some too early
-        near = [row["last_id"] for row in rows["depth"] if row["symbol"] == "BTCUSDT" and abs(row["seq"] - at) < 20]
-        made = [{key: value for key, value in row.items() if key not in ("seq", "recv_ns")} for row in later]
-        insert_message(rows, "depth", int(at), [row | {"last_id": int(rng.choice(near))} for row in made])
-    insert_feed(rows, 150, "lost", "depth", "BTCUSDT")
-    for at in sorted(rng.choice(message_seqs(rows, "depth"), 5, replace=False), reverse=True):
-        remove_message(rows, int(at))
+    _damage(rows, rng)
     path = write_session(tmp_path, rows, venue=venue, symbols=symbols)
     found = check_session(path)
     assert found["problems"] and found["book"]["compared"] > 10
-    for part_rows in (11, 200):
+    for part_rows in (4, 60):
         monkeypatch.setattr(messages, "ROW_GROUP_ROWS", part_rows)
         assert check_session(path) == found
+
+
+@pytest.mark.parametrize("steps", [200, 201])
+def test_the_median_of_the_clock_is_exact(tmp_path: Path, steps: int) -> None:
+    rng, apart_ns = np.random.default_rng(steps), []
+    rows = tiny_rows(steps=steps)
+    for name in ("depth", "trades", "best"):
+        rows[name] = [row for row in rows[name] if name == "best"]
+    for row in rows["best"]:
+        apart_ns.append(int(rng.integers(-(10**7), 10**8)))
+        row["event_ns"] = row["recv_ns"] - apart_ns[-1]
+    found = check_session(write_session(tmp_path, rows))["clock"]["recv_minus_event_ms"]
+    assert found == {"min": round(min(apart_ns) / 1e6, 3), "median": round(float(np.median(apart_ns)) / 1e6, 3),
+                     "max": round(max(apart_ns) / 1e6, 3)}

@@ -15,6 +15,7 @@ from engine.record.messages import Columns, Messages, joined
 
 QUOTE_AGE_NS = 10_000_000_000  # an older best quote proves nothing about the book
 MARGIN = 64                    # the window of prices reaches 1/64 beyond what was quoted
+QUOTED = ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots")
 MOST_SLOTS = 1 << 23
 MOST_TICKS = 2**62
 DIFF, SNAPSHOT, BREAK = 0, 1, 2
@@ -50,12 +51,11 @@ def rebuild(messages: Messages, symbol: int, breaks: np.ndarray, quote_breaks: n
     seq, recv = seq[order], recv[order]
     number = np.append(np.arange(len(own)), np.full(len(breaks), -1))[order]   # of the depth message, -1 for a break
     at = own[number] if len(own) else own
-    mark = number < 0
 
     def taken(column: str) -> np.ndarray:
-        return np.where(mark, MISSING, depth[column][at]) if len(own) else np.full(len(mark), MISSING)
+        return np.where(number < 0, MISSING, depth[column][at]) if len(own) else np.full(len(number), MISSING)
 
-    kind = np.where(mark, BREAK, np.where(taken("bits") & SNAPSHOT_LEVEL > 0, SNAPSHOT, DIFF)).astype(np.int8)
+    kind = np.where(number < 0, BREAK, np.where(taken("bits") & SNAPSHOT_LEVEL > 0, SNAPSHOT, DIFF)).astype(np.int8)
     last_id = taken("last_id")
     previous, strict = messages.previous_ids(symbol, taken("first_id"), taken("prev_id"))
     best = _telling(messages, symbol, np.unique(last_id))
@@ -133,7 +133,7 @@ def _telling(messages: Messages, symbol: int, ids: np.ndarray) -> Columns:
 
     Between one of `ids` and the next these are the quotes of the highest id and the first of the lowest.
     """
-    names = ["seq", "recv_ns", "update_id", "bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots"]
+    names = ["seq", "recv_ns", "update_id", *QUOTED]
     parts: list[Columns] = []
     for batch in messages.batches("best", ["symbol", *names]):
         own = np.flatnonzero((batch["symbol"] == symbol) & (batch["update_id"] != MISSING))
@@ -155,17 +155,18 @@ def _quotes_of(best: Columns, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.
     A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves;
     unless a break lies between the two, or before that next one: then a quote between may be missing.
     """
-    own = np.argsort(best["update_id"], kind="stable")
-    ids = best["update_id"][own]
-    names = ("bid_price_ticks", "bid_qty_lots", "ask_price_ticks", "ask_qty_lots")
-    quotes = np.stack([best[name][own] for name in names])
+    order = np.argsort(best["update_id"], kind="stable")
+    ids, at, recv_of = (best.pop(name)[order] for name in ("update_id", "seq", "recv_ns"))
+    quotes = np.empty((len(QUOTED), len(ids)), np.int64)
+    for name, values in zip(QUOTED, quotes):
+        values[:] = best.pop(name)[order]
     after = np.searchsorted(ids, last_id, "right")
     newest = np.maximum(after - 1, 0)
     if not len(ids):
         return quotes, after, after
     first = np.searchsorted(ids, ids[newest], "left")
-    fresh = (after > 0) & (np.abs(best["recv_ns"][own][newest] - recv_ns) <= QUOTE_AGE_NS)
-    at, every = best["seq"][own], np.sort(np.concatenate((breaks, quote_breaks)))
+    fresh = (after > 0) & (np.abs(recv_of[newest] - recv_ns) <= QUOTE_AGE_NS)
+    every = np.sort(np.concatenate((breaks, quote_breaks)))
     following = np.append(at[1:], np.iinfo(np.int64).max)      # of the next id; it may have come before
     whole = np.searchsorted(quote_breaks, at) >= np.searchsorted(quote_breaks, following)
     fresh &= whole[newest] & (np.searchsorted(every, at[newest]) == np.searchsorted(every, seq))
