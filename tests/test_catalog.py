@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.record.catalog import list_sessions
+from engine.record.journal import JournalWriter, recording_folder
 from engine.record.store import Session
 from sessions import START_NS, tiny_session
 
@@ -32,6 +33,14 @@ def test_sessions_are_listed_by_time_and_hidden_or_loose_things_are_not(tmp_path
     (tmp_path / "sessions" / ".c.half").mkdir()
     (tmp_path / "sessions" / "notes.txt").write_text("mine", encoding="utf-8")
     assert [entry["session"] for entry in list_sessions(tmp_path)] == ["b", "a"]
+
+
+def test_a_recording_that_was_left_is_told_from_one_that_runs(tmp_path: Path) -> None:
+    with JournalWriter(recording_folder(tmp_path, "now"), "now", disk_reserve_bytes=0):
+        JournalWriter(recording_folder(tmp_path, "dead"), "dead", disk_reserve_bytes=0).close()
+        by_name = {entry["session"]: entry for entry in list_sessions(tmp_path)}
+    assert by_name["now"]["state"] == "recording" and "problem" not in by_name["now"]
+    assert by_name["dead"]["state"] == "left" and "makes a session of it" in by_name["dead"]["problem"]
 
 
 def _manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:

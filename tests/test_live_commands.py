@@ -1,14 +1,21 @@
 """The commands about a live run, given without one, beside one, and where they cannot do what they are for."""
 
+import argparse
+import json
 import sys
 
 import pytest
+from exchanges import running
 from replays import fails, tool
 
 from engine.cli import main
+from engine.live.cli import find_run
 from engine.live.commands import kill_file
 from engine.live.session import LiveSession
+from engine.measure.market_model import MarketConfig
+from engine.measure.synthetic import generate
 from engine.record.journal import hold
+from engine.sim.exchange import ExchangeConfig
 
 
 @pytest.fixture
@@ -80,3 +87,24 @@ def test_a_run_that_ctrl_c_keeps_from_its_end_says_how_it_is_finished(tmp_path, 
     assert main(["live", "BTCUSDT", "--mode", "shadow", "--terminal", "simulated:x.json", "--data", str(tmp_path)]) == 130
     kept, stopped = capsys.readouterr().err.splitlines()
     assert "the recording of live-shadow-" in kept and "is kept; tapeguard verify finishes it" in kept and stopped == "tapeguard: stopped"
+
+
+@pytest.mark.parametrize("fault", ["an exchange that is not there", "another symbol"])
+def test_a_start_that_is_refused_leaves_neither_a_run_nor_a_recording(tmp_path, capsys, fault):
+    (tmp_path / "terminal.json").write_text(json.dumps({"symbols": [{"name": "BTCUSD"}], "quotes": [["BTCUSD", 6_000_000, 6_000_100]]}))
+    data, capture = tmp_path / "data", generate(MarketConfig(seed=3, duration_s=5.0), tmp_path / "market").capture
+    with running(ExchangeConfig([capture], start="now")) as (exchange, _):
+        rest = exchange.rest_url if fault == "another symbol" else "http://127.0.0.1:9"
+        symbol = "BTCUSDC" if fault == "another symbol" else "BTCUSDT"
+        assert main(["live", symbol, "--mode", "shadow", "--map", f"{symbol}=BTCUSD", "--terminal", f"simulated:{tmp_path / 'terminal.json'}",
+                     "--ws", exchange.ws_url, "--rest", rest, "--data", str(data), "--quiet", "--rules", "none"]) in (2, 3)
+    assert "Traceback" not in (said := capsys.readouterr().err), said
+    assert "reaching the terminal" in said and len(said.splitlines()) > 1
+    assert [*(data / "runs").glob("*")] == [] == [*(data / "sessions").glob("*")] + [*(data / "sessions").glob(".*")], said
+
+
+def test_the_newest_run_is_one_that_began(tmp_path):
+    for name, text in (("live-shadow-1", {"instruments": []}), ("live-shadow-2", {})):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "live.json").write_text(json.dumps(text))
+    assert find_run(argparse.Namespace(data=tmp_path, run=None)).name == "live-shadow-1"

@@ -120,7 +120,7 @@ def check_terminal(terminal) -> None:
 
 
 def find_run(args: argparse.Namespace) -> Path:
-    """Return the folder of a live run named on the command line: a folder, a name, or none for the newest."""
+    """Return the folder of a live run named on the command line: a folder, a name, or none for the newest that began."""
     from engine.runlog import runs_folder
 
     folder = runs_folder(args.data)
@@ -130,7 +130,8 @@ def find_run(args: argparse.Namespace) -> Path:
     if not args.run:
         if not runs:
             raise BadInput(f"there is no live run in {folder} yet; tapeguard live makes one")
-        return max(runs, key=lambda path: (path / "live.json").stat().st_mtime_ns)
+        begun = [path for path in runs if '"instruments"' in (path / "live.json").read_text(encoding="utf-8")]
+        return max(begun or runs, key=lambda path: (path / "live.json").stat().st_mtime_ns)
     if not (folder / args.run).is_dir():
         raise BadInput(f"no run {args.run!r} in {folder}; {nearest(args.run, [path.name for path in runs])}")
     return folder / args.run

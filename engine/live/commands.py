@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import clock
 from engine.errors import BadInput, SourceFailed, nearest
-from engine.record.journal import hold
+from engine.record.journal import is_held
 from engine.record.store import write_text_atomic
 from engine.rules import MODES
 
@@ -21,14 +21,7 @@ def kill_file(data: Path) -> Path:
 
 def is_used(data: Path) -> bool:
     """Tell whether a live run uses this data root now."""
-    home = data / "live"
-    if not (home / "lock").exists():
-        return False
-    try:
-        with hold(home):
-            return False
-    except (BadInput, OSError):        # or it may not be looked into
-        return True
+    return is_held(data / "live")
 
 
 def send(run: Path, command: dict) -> dict:

@@ -61,6 +61,7 @@ class LiveSession:
         # no rule acts before every feed is well: those that may begin in shadow
         self.held = {choice.rule.name: choice.mode for choice in options.choices if choice.mode == "act"}
         self.health = Health()
+        self.description: dict = {}
         self.alarms: Alarms | None = None
         self.guard: Guard | None = None
         self.proven: set[str] = set()          # rules that may act, by the proof this run was admitted with
@@ -103,12 +104,15 @@ class LiveSession:
             self.loop.source = self.broker_source
             with short_pauses():
                 asyncio.run(self._live(show))
-        except TapeguardError:
+        except (TapeguardError, KeyboardInterrupt) as error:
             journal.close()
-            if not self.folder.exists():
-                shutil.rmtree(journal.folder, ignore_errors=True)
-                raise
-            self._note_end("failed")
+            if "instruments" not in self.description:          # nothing of the market was recorded: no run began
+                if self.alarms:
+                    self.alarms.close()
+                for folder in (journal.folder, self.folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif isinstance(error, TapeguardError):
+                self._note_end("failed")
             raise
         finally:
             journal.close()

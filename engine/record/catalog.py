@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from engine.errors import BadInput
-from engine.record.journal import PREFIX, recordings
+from engine.record.journal import PREFIX, is_held, recordings
 from engine.record.recording import Recording
 from engine.record.store import Session, sessions_folder
 
@@ -23,6 +23,8 @@ def _in_progress(path: Path) -> dict:
     entry = {"session": path.name.removeprefix(PREFIX), "path": str(path), "venue": None, "symbols": [], "first_recv_ns": None,
              "last_recv_ns": None, "rows": None, "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
              "state": "recording"}
+    if not is_held(path):
+        entry |= {"state": "left", "problem": "nothing records it any more; the next record or live makes a session of it"}
     try:
         found = Recording(path)
     except BadInput:

@@ -55,6 +55,17 @@ def hold(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether a process keeps this folder now, or may: one that cannot be looked into is taken for kept."""
+    if not (folder / "lock").exists():
+        return False
+    try:
+        with hold(folder):
+            return False
+    except (BadInput, OSError):
+        return True
+
+
 def _lock(descriptor: int) -> None:
     if os.name == "nt":
         import msvcrt
