@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_the_rule_shown_is_the_file():
 def test_changelog_has_the_version():
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)[1]
     assert f"## {version} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
+def test_what_programs_leave_is_ignored_and_told():
+    left = ["live/first.json", "runs/x/live.json", "sessions/x/manifest.json", "reports/x.html", "journals/x.zst", "ledger.jsonl", "symbols.json",
+            "calibration.json"]
+    told = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name.partition('/')[0]}" in told for name in left)
+    names = [*(f"data/{name}" for name in left), "terminal.address.json"]
+    ignored = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    assert ignored == names
 
 
 def test_nothing_names_a_registry_or_a_machine():
