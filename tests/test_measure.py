@@ -21,7 +21,7 @@ from engine.measure.lead import lead_ns
 from engine.measure.measure import Options, measure
 from engine.measure.outcomes import CLASS_NAMES, epsilon_r
 from engine.measure.plants import Rate, Void, Whale
-from engine.measure.verdict import _verdict
+from engine.measure.verdict import _lacking, _verdict
 from engine.plans import overlapping
 from engine.record.store import Session
 from engine.trades import TradePlan, read_trades_csv, write_trades_csv
@@ -178,8 +178,16 @@ def test_a_small_sample_is_called_insufficient(sessions, tmp_path):
     rule = result["rules"]["whale"]
     assert (
         rule["verdict"] == "insufficient"
-        and "Insufficient to distinguish from chance (needs 100 trades" in rule["sentence"]
+        and f"Insufficient to distinguish from chance: {result['trades']} of the 100 trades" in rule["sentence"]
     )
+
+
+@pytest.mark.parametrize("trades, fired, groups, said", [
+    (454, 7, 13, "7 of the 10 exits that are needed"),
+    (99, 12, 3, "99 of the 100 trades that are needed, 3 of the 8 separate groups of trades that are needed")])
+def test_only_what_there_is_too_little_of_is_named(trades, fired, groups, said):
+    study = SimpleNamespace(trades=range(trades), excess=interval(0.0, 0.1, groups))
+    assert _lacking(study, {"fired": fired}) == said
 
 
 def test_the_same_seed_says_the_same_and_another_only_draws_anew(sessions, tmp_path):

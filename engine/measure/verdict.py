@@ -238,9 +238,11 @@ def _short_of(study: RuleStudy, numbers: dict) -> str:
     return "Beats random exits, but is not shown to beat a plain tighter stop: order flow has added nothing that can be seen."
 
 
-def excess_groups(study: RuleStudy) -> str:
-    """Say how many independent groups of trades there are."""
-    return f"{study.excess.clusters} {study.excess.method}" if study.excess.clusters else "none"
+def _lacking(study: RuleStudy, numbers: dict) -> str:
+    """Say of what there is too little, and how much would do."""
+    had = ((len(study.trades), LEAST_TRADES, "trades"), (numbers["fired"], LEAST_FIRES, "exits"),
+           (study.excess.clusters, LEAST_CLUSTERS, "separate groups of trades"))
+    return ", ".join(f"{count} of the {least} {what} that are needed" for count, least, what in had if count < least)
 
 
 def _day(time_ns: int) -> str:
@@ -269,8 +271,7 @@ def _sentence(study: RuleStudy, numbers: dict, tried: int) -> str:
     return (
         text
         + {
-            "insufficient": f"Insufficient to distinguish from chance (needs {LEAST_TRADES} trades, {LEAST_FIRES} exits and "
-            f"{LEAST_CLUSTERS} separate groups of trades; there are {excess_groups(study)}).",
+            "insufficient": f"Insufficient to distinguish from chance: {_lacking(study, numbers)}.",
             "indistinguishable": _short_of(study, numbers),
             "worse": "Worse than matched random exits.",
             "better": "Better than matched random exits, matched moments and a plain tighter stop.",
