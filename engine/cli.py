@@ -219,7 +219,8 @@ def check(args: argparse.Namespace) -> int:
     from engine.record.quality import check_session
 
     result = check_session(find_session(args))
-    show(args, result, screen.check_table(result), *(f"problem: {text}" for text in result["problems"]))
+    show(args, result, screen.check_table(result), *(f"problem: {text}" for text in result["problems"]),
+         *(f"note: {text}" for text in result["notes"]))
     return 0 if result["ok"] else CheckFailed.exit_code
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import main
 from engine.errors import BadInput
 from engine.kernel.records import AGGREGATED, LAST, PARTIAL_DEPTH, REFILLED, SNAPSHOT_LEVEL
 from engine.record.quality import check_session
@@ -315,6 +316,11 @@ def test_a_symbol_the_manifest_lacks_is_named(tmp_path: Path) -> None:
     def edit(rows: dict) -> None:
         rows["trades"][-1]["symbol"] = "XRPUSDT"
     assert "trades has a symbol at seq" in only_problem(checked(tmp_path, edit))
+
+
+def test_what_a_check_notes_is_shown_to_a_person_too(tmp_path: Path, capsys) -> None:
+    assert main(["check", str(tiny_session(tmp_path, "archive", clock="event"))]) == 0
+    assert "note: " in (said := " ".join(capsys.readouterr().out.split())) and "made from the venue's times" in said
 
 
 def test_the_clock_offset_is_signed_and_unknown_for_venue_time(tmp_path: Path) -> None:
