@@ -144,7 +144,7 @@ def test_every_decision_that_was_acted_on_has_one_outcome_even_at_the_end(played
 def test_switches_are_recorded_with_their_reason_and_rolled_back(played):
     assert played.shadowed[1]["answers"] == [{"ok": True, "said": "ladder: act -> shadow"}]
     assert played.back[1]["answers"] == [{"ok": True, "said": "ladder: shadow -> act"}]
-    assert played.refused == (2, 1)
+    assert played.refused == (2, 2)
     switches = rows(played.stage, played.act["session"], "switches")
     found = [(row["rule"], row["was"], row["mode"], row["reason"]) for row in switches]
     assert found[:2] == [(rule, "shadow", "act", "the feeds are well") for rule in ("follower", "ladder")]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 
 import pytest
 from exchanges import running
@@ -108,3 +109,30 @@ def test_the_newest_run_is_one_that_began(tmp_path):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "live.json").write_text(json.dumps(text))
     assert find_run(argparse.Namespace(data=tmp_path, run=None)).name == "live-shadow-1"
+
+
+# Switching
+
+
+def written(data, name: str = "live-act-1", state: str = "running"):
+    """Write what a live run writes down of itself."""
+    folder = data / "runs" / name
+    folder.mkdir(parents=True)
+    (folder / "live.json").write_text(json.dumps({"state": state, "instruments": [], "rules": {"whale": {}, "void": {}}}))
+    return folder
+
+
+def test_a_run_that_has_ended_is_not_waited_for(used, tmp_path_factory, capsys):
+    written(used, state="ended")
+    began_s = time.monotonic()
+    assert "live run live-act-1 has ended" in fails(capsys, "switch", "whale=off", "--data", str(used))
+    other = tmp_path_factory.mktemp("killed")
+    written(other)
+    assert "live run live-act-1 has ended" in fails(capsys, "switch", "whale=off", "--data", str(other)), "nothing holds its data root"
+    assert time.monotonic() - began_s < 2
+
+
+def test_a_rule_the_run_has_not_is_wrong_use_and_nothing_is_switched(used, capsys):
+    folder = written(used)
+    assert "has no rule 'wale'; did you mean 'whale'" in fails(capsys, "switch", "void=off", "wale=off", "--data", str(used))
+    assert not (folder / "commands").exists()

@@ -177,12 +177,14 @@ def first_difference(result: dict) -> list[str]:
 
 def switch(args: argparse.Namespace, show) -> int:
     """Give a rule of a running live run another mode."""
-    from engine.live.commands import parse_switch, send
+    from engine.live.commands import parse_switch, running, send
 
-    answers = []
-    for text in args.switches:
-        parse_switch(text)
-        answers.append(send(find_run(args), {"switch": text}))
+    run = find_run(args)
+    rules = running(run)["rules"]
+    for rule, _ in map(parse_switch, args.switches):       # all, before the first is sent
+        if rule not in rules:
+            raise BadInput(f"live run {run.name} has no rule {rule!r}; {nearest(rule, rules)}")
+    answers = [send(run, {"switch": text}) for text in args.switches]
     show(args, {"answers": answers}, *(answer["said"] for answer in answers))
     return 0 if all(answer["ok"] for answer in answers) else CheckFailed.exit_code
 

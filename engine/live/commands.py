@@ -24,10 +24,18 @@ def is_used(data: Path) -> bool:
     return is_held(data / "live")
 
 
-def send(run: Path, command: dict) -> dict:
-    """Leave a command for a live run and return its answer."""
+def running(run: Path) -> dict:
+    """Return what live.json says of a run that runs now; raise where none does."""
     if not (run / "live.json").is_file():
         raise BadInput(f"{run} is not a live run; name the folder that tapeguard live printed at its start")
+    live = json.loads((run / "live.json").read_text(encoding="utf-8"))
+    if live["state"] != "running" or not is_used(run.resolve().parents[1]):
+        raise BadInput(f"live run {run.name} has ended: nothing of it can be switched; --run names another, --data another data root")
+    return live
+
+
+def send(run: Path, command: dict) -> dict:
+    """Leave a command for a live run that runs and return its answer."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     name = f"{clock.now_ns()}-{uuid.uuid4().hex[:8]}.json"
@@ -38,7 +46,7 @@ def send(run: Path, command: dict) -> dict:
             return json.loads(answer.read_text(encoding="utf-8"))
         clock.sleep_s(0.05)
     (folder / name).unlink(missing_ok=True)
-    raise SourceFailed(f"live run {run.name} did not answer within {ANSWER_S:.0f} s; it has ended, or hangs: tapeguard kill stops "
+    raise SourceFailed(f"live run {run.name} did not answer within {ANSWER_S:.0f} s; it hangs: tapeguard kill stops "
                        "its orders")
 
 
