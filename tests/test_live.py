@@ -107,9 +107,9 @@ def played(tmp_path_factory, realdata):
 
 def test_act_is_refused_with_every_missing_condition_named(played):
     assert played.bare.process.returncode == 2
-    said = [line for line in played.bare.said().splitlines() if "refused" in line]
-    assert len(said) == 1 and "Traceback" not in played.bare.said()
-    for words in ("--account NUMBER", "--actions-per-minute, --actions-per-day, --max-share", "no shadow run", "kill switch is on",
+    said = played.bare.said().splitlines()
+    assert len(said) == 1 and "refused" in said[0], "the terminal is not reached for"
+    for words in ("--account NUMBER", "--actions-per-minute, --actions-per-day, --max-share", "verified shadow run", "kill switch is on",
                   "no rule has the mode act"):
         assert words in said[0], words
     assert played.wrong.process.returncode == 2 and "5***1 is logged in, not the 5***2 you typed" in played.wrong.said()

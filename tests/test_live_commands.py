@@ -111,6 +111,13 @@ def test_the_newest_run_is_one_that_began(tmp_path):
     assert find_run(argparse.Namespace(data=tmp_path, run=None)).name == "live-shadow-1"
 
 
+def test_what_act_lacks_is_said_before_the_terminal_is_reached(used, capsys):
+    kill_file(used).write_text("")
+    text = fails(capsys, "live", "BTCUSDT", "--mode", "act", "--terminal", "foo", "--rules", "whale=shadow", "--max-share", "1", "--data", str(used))
+    for words in ("--account NUMBER", "--actions-per-minute, --actions-per-day;", "kill --lift", "no rule has the mode act", "verified shadow run"):
+        assert words in text
+
+
 # Switching
 
 

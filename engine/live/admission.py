@@ -19,12 +19,7 @@ SIZES = ("tick_size", "lot_size", "pair")
 
 def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> set[str]:
     """Return the rules that may act in this run; raise BadInput with every reason why it may not."""
-    missing = []
-    if options.account is None:
-        missing.append("the account number was not typed (--account NUMBER)")
-    absent = [name.replace("_", "-") for name in REQUIRED if name not in options.limits_set]
-    if absent:
-        missing.append(f"these limits are not set: --{', --'.join(absent)}")
+    missing = lacking(options, data)
     found, acting = proof(options, account, kernel, data), {choice.rule.name for choice in options.choices if choice.mode == "act"}
     unproven = [f"{', '.join(sorted(acting - rules))} on {symbol}" for symbol, rules in found.items() if acting - rules]
     if unproven or not any(found.values()):
@@ -32,13 +27,29 @@ def admit(options: LiveOptions, account: Account, kernel: str, data: Path) -> se
         missing.append(f"no shadow run of account {account.shown['login']} with these very rules, parameters and symbols was verified"
                        f"{shows}; run tapeguard live --mode shadow with a position of each symbol open, until each rule that is to act "
                        f"decided on it or for {LEAST_S / 60:.0f} minutes with all feeds well, then tapeguard verify")
+    refuse(missing)
+    return set.intersection(*found.values())
+
+
+def lacking(options: LiveOptions, data: Path) -> list[str]:
+    """Return what act lacks that can be told before the terminal is reached."""
+    missing = []
+    if options.account is None:
+        missing.append("the account number was not typed (--account NUMBER)")
+    absent = [name.replace("_", "-") for name in REQUIRED if name not in options.limits_set]
+    if absent:
+        missing.append(f"these limits are not set: --{', --'.join(absent)}")
     if kill_file(data).exists():
         missing.append(f"the kill switch is on; tapeguard kill --lift takes {kill_file(data)} away")
-    if not acting:
+    if not any(choice.mode == "act" for choice in options.choices):
         missing.append("no rule has the mode act (--rules whale=act)")
+    return missing
+
+
+def refuse(missing: list[str]) -> None:
+    """Raise BadInput with every reason there is."""
     if missing:
         raise BadInput("act is refused: " + "; ".join(missing))
-    return set.intersection(*found.values())
 
 
 def proof(options: LiveOptions, account: Account, kernel: str, data: Path) -> dict[str, set[str]]:

@@ -16,6 +16,10 @@ def live(args: argparse.Namespace, show) -> int:
     from engine.live.session import LiveSession
 
     options = options_of(args)
+    if options.mode == "act":
+        from engine.live.admission import lacking, refuse
+        if missing := lacking(options, args.data):
+            refuse([*missing, "a verified shadow run of the account is asked for after that"])
     check_terminal(options.terminal)
     session = LiveSession(options, args.data, lambda text: heard(f"tapeguard: {text}"))
     try:
