@@ -220,7 +220,7 @@ def test_a_file_where_the_data_folder_should_be(tmp_path, capsys):
 
 def test_too_little_disk_at_the_start(tmp_path, capsys):
     assert main(["record", "BTCUSDT", "--data", str(tmp_path), "--reserve-gb", "10000000"]) == 3
-    refused(capsys, 3, "nothing was recorded", "reserve")
+    refused(capsys, 3, "nothing was recorded", "10,000,000.0 GB are kept in reserve")
 
 
 def test_a_disk_that_fills_up_keeps_what_was_recorded(capture, tmp_path, capsys, monkeypatch):

@@ -66,6 +66,10 @@ def is_held(folder: Path) -> bool:
         return True
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def _lock(descriptor: int) -> None:
     if os.name == "nt":
         import msvcrt
@@ -306,7 +310,7 @@ class JournalWriter:
 
     def _budget_text(self, free: int) -> str:
         reserve = self.disk_reserve_bytes
-        return (f"{self.journal}: {free / 1e6:,.0f} MB of the disk are free, {reserve / 1e6:,.0f} MB are kept in "
+        return (f"{self.journal}: {_size(free)} of the disk are free, {_size(reserve)} are kept in "
                 "reserve; free some space or lower the reserve")
 
     def _not_durable(self, error: OSError) -> SourceFailed:
