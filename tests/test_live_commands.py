@@ -15,7 +15,9 @@ from engine.live.commands import kill_file
 from engine.live.session import LiveSession
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
-from engine.record.journal import hold
+from engine.record.convert import recover
+from engine.record.journal import JournalWriter, hold, recording_folder
+from engine.record.session import tell
 from engine.sim.exchange import ExchangeConfig
 
 
@@ -118,6 +120,21 @@ def test_what_act_lacks_is_said_before_the_terminal_is_reached(used, capsys):
         assert words in text
 
 
+def test_a_second_run_is_told_which_one_is_there(used, capsys):
+    given = ["live", "BTCUSDT", "--mode", "shadow", "--terminal", "simulated:x.json", "--data", str(used)]
+    assert f"{used} is in use by a live run that starts or ends" in fails(capsys, *given)
+    written(used)
+    assert "is in use by live run live-act-1 (process 4321)" in fails(capsys, *given)
+
+
+def test_a_recording_that_another_program_makes_is_not_called_left(tmp_path):
+    said = []
+    with JournalWriter(recording_folder(tmp_path, "now"), "now", disk_reserve_bytes=0):
+        for left in recover(tmp_path):
+            tell(left, said.append)
+    assert said == ["recording now is still being made by another program: left alone"]
+
+
 # Switching
 
 
@@ -125,7 +142,7 @@ def written(data, name: str = "live-act-1", state: str = "running"):
     """Write what a live run writes down of itself."""
     folder = data / "runs" / name
     folder.mkdir(parents=True)
-    (folder / "live.json").write_text(json.dumps({"state": state, "instruments": [], "rules": {"whale": {}, "void": {}}}))
+    (folder / "live.json").write_text(json.dumps({"state": state, "pid": 4321, "instruments": [], "rules": {"whale": {}, "void": {}}}))
     return folder
 
 

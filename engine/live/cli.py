@@ -13,6 +13,7 @@ from engine.errors import BadInput, CheckFailed, SourceFailed, nearest
 def live(args: argparse.Namespace, show) -> int:
     """Run the loop live."""
     from engine.cli import console
+    from engine.live.commands import is_used, running_in
     from engine.live.session import LiveSession
 
     options = options_of(args)
@@ -20,6 +21,8 @@ def live(args: argparse.Namespace, show) -> int:
         from engine.live.admission import lacking, refuse
         if missing := lacking(options, args.data):
             refuse([*missing, "a verified shadow run of the account is asked for after that"])
+    if is_used(args.data):
+        raise BadInput(f"{args.data} is in use by {running_in(args.data)}; end it first, or give this one another data root with --data")
     check_terminal(options.terminal)
     session = LiveSession(options, args.data, lambda text: heard(f"tapeguard: {text}"))
     try:

@@ -9,6 +9,7 @@ from engine.errors import BadInput, SourceFailed, nearest
 from engine.record.journal import is_held
 from engine.record.store import write_text_atomic
 from engine.rules import MODES
+from engine.runlog import runs_folder
 
 FOLDER, KILL = "commands", "KILL"
 ANSWER_S = 5.0
@@ -22,6 +23,15 @@ def kill_file(data: Path) -> Path:
 def is_used(data: Path) -> bool:
     """Tell whether a live run uses this data root now."""
     return is_held(data / "live")
+
+
+def running_in(data: Path) -> str:
+    """Name the live run that uses a data root."""
+    for path in sorted(runs_folder(data).glob("*/live.json"), reverse=True):
+        live = json.loads(path.read_text(encoding="utf-8"))
+        if live["state"] == "running":
+            return f"live run {path.parent.name} (process {live.get('pid')})"
+    return "a live run that starts or ends just now"
 
 
 def running(run: Path) -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine import clock
 from engine.errors import SourceFailed, TapeguardError
 from engine.record.convert import convert, recover
-from engine.record.journal import JournalWriter
+from engine.record.journal import JournalWriter, is_held
 from engine.record.quality import check_session
 from engine.record.recorder import Options, Recorder, open_journal
 from engine.record.store import Session
@@ -66,6 +66,9 @@ def named_after(symbols: Sequence[str]) -> str:
 def tell(left: dict, say: Say) -> None:
     """Say what became of a recording that was left behind."""
     if "problem" in left:
+        if is_held(Path(left["path"])):
+            say(f"recording {left['session']} is still being made by another program: left alone")
+            return
         say(f"recording {left['session']} was left unfinished and could not be converted: {left['problem']}")
     elif left["session"] is not None:      # else it was killed before its first frame
         said = "; ".join(left["repair"]) or "nothing was damaged"
