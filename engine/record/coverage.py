@@ -49,14 +49,12 @@ def _follow(messages: Messages, marks: Marks, gaps: list[dict], books: dict[int,
              for number, symbol in enumerate(messages.symbols)}
     streams = {number: _Stream(marks, number, name, holes[number], books.get(number) if name == "depth" else None)
                for number in range(len(messages.symbols))}
-    heard = set()
     for part in messages.ordered(name, messages.parts(name, ["seq", "recv_ns", "symbol"])):
         for number, stream in streams.items():
             own = part["symbol"] == number
             if own.any():
-                heard.add(number)
                 stream.take(part["seq"][own], part["recv_ns"][own])
-    return {number: stream for number, stream in streams.items() if number in heard or (number, name) in named}
+    return {number: stream for number, stream in streams.items() if stream.spoke or (number, name) in named}
 
 
 class _Stream:

@@ -153,7 +153,7 @@ def _quotes_of(best: Columns, last_id: np.ndarray, recv_ns: np.ndarray, seq: np.
     """Return the best quotes by update id, and for each message the range of those of the newest id not above its own.
 
     A best quote stands until the next one, so the newest with an id not above the diff's is the touch the diff leaves;
-    unless a break lies between the two, or before that next one: then a quote between may be missing.
+    unless a break lies between the two, or before that next one: then a quote between may be missing. `best` is used up.
     """
     order = np.argsort(best["update_id"], kind="stable")
     ids, at, recv_of = (best.pop(name)[order] for name in ("update_id", "seq", "recv_ns"))
