@@ -53,6 +53,18 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip('"') for word in shlex.split(text, posix=os.name != "nt"))
 
 
+def pairs(texts: list[str], option: str, right: str, upper: bool = True) -> dict[str, str]:
+    """Return NAME=VALUE texts as names and values, symbols in upper case; `right` says how they are written."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise BadInput(f"{option} {text}: write it as {right}")
+        found[name.upper() if upper else name] = value
+    return found
+
+
+MAP = "VENUE=BROKER, such as BTCUSDT=BTCUSDm"
 SEED = number(0, 2**63 - 1, whole=True)
 COUNT = number(0, 10**9, whole=True)
 SPAN_MS = number(0, 86_400_000)

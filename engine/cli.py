@@ -144,8 +144,8 @@ def import_(args: argparse.Namespace) -> None:
             name=args.name,
             symbol=args.symbol,
             venue=args.venue,
-            ticks=pairs(args.tick, "--tick"),
-            lots=pairs(args.lot, "--lot"),
+            ticks=arguments.pairs(args.tick, "--tick", "SYMBOL=SIZE, such as BTCUSDT=0.1"),
+            lots=arguments.pairs(args.lot, "--lot", "SYMBOL=SIZE, such as BTCUSDT=0.001"),
             latency_ms=args.latency_ms,
             skip_limit=args.skip_limit,
             server_offset_s=None if args.server_offset is None else int(args.server_offset * 3600),
@@ -190,17 +190,6 @@ def record(args: argparse.Namespace) -> int:
     checked = result.get("check")
     show(args, result, screen.import_table(result), *([screen.check_table(checked)] if checked else []), str(result["path"]))
     return 0 if checked is None or checked["ok"] else CheckFailed.exit_code
-
-
-def pairs(texts: list[str], option: str, upper: bool = True) -> dict[str, str]:
-    """Read NAME=NUMBER texts, symbols in upper case."""
-    found = {}
-    for text in texts:
-        symbol, equals, value = text.partition("=")
-        if not equals or not symbol or not value:
-            raise BadInput(f"{option} {text}: write it as NAME=NUMBER, such as BTCUSDT=0.1")
-        found[symbol.upper() if upper else symbol] = value
-    return found
 
 
 def sessions(args: argparse.Namespace) -> None:

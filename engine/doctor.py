@@ -19,7 +19,8 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from engine.errors import BadInput, SourceFailed, TapeguardError
+from engine.arguments import MAP, pairs
+from engine.errors import SourceFailed, TapeguardError
 from engine.finding import FAIL, OK, SKIPPED, WARN, Finding
 from engine.gateway import checkup
 from engine.gateway.pairing import Listed, Pairing
@@ -56,12 +57,7 @@ class Options:
 
 def options_of(args: Namespace) -> Options:
     """Return the options a command line asks for."""
-    base, confirm = LIVE[args.venue], {}
-    for text in args.map:
-        venue, equals, broker = text.partition("=")
-        if not equals or not venue or not broker:
-            raise BadInput(f"--map {text}: write it as VENUE=BROKER, such as BTCUSDT=BTCUSDm")
-        confirm[venue.upper()] = broker
+    base = LIVE[args.venue]
     return Options(
         args.data,
         Endpoint(args.venue, args.ws or base.ws, args.rest or base.rest),
@@ -70,7 +66,7 @@ def options_of(args: Namespace) -> Options:
         args.worker_command or (sys.executable,),
         args.path or "",
         args.account,
-        confirm,
+        pairs(args.map, "--map", MAP),
         int(args.reserve_gb * 1e9),
         args.wait,
     )

@@ -35,5 +35,7 @@ class SourceFailed(TapeguardError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint naming the closest known name, or all of them when nothing is close."""
     names = sorted(known)
+    if not names:
+        return "there is none"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

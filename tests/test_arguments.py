@@ -87,3 +87,11 @@ def test_ctrl_c_has_an_exit_code_of_its_own(tmp_path):
         assert demo.wait(60) == 130 and demo.said().splitlines()[-1] == "tapeguard: stopped" and "Traceback" not in demo.said()
     finally:
         demo.kill()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["live", "BTCUSDT", "--mode", "shadow", "--map", "BTCUSDT"], "VENUE=BROKER, such as BTCUSDT=BTCUSDm"),
+    (["import", "x", "--tick", "BTCUSDT"], "SYMBOL=SIZE, such as BTCUSDT=0.1"), (["verify", "nosuch"], "there is none"),
+    (["sim", "terminal", "--follow", "foo"], "--follow foo: the address of a socket is right, such as ws://127.0.0.1:9000/public")])
+def test_the_example_is_of_what_was_asked(capsys, tmp_path, arguments, words):
+    assert words in fails(capsys, *arguments, "--data", str(tmp_path))

@@ -277,7 +277,7 @@ def test_captures_that_cannot_be_right_are_refused(tmp_path, rows, says):
 
 def test_what_was_asked_for_must_agree_with_the_files(tmp_path):
     path = write(tmp_path / "a", lines(trade(1)))
-    refused(tmp_path, "line 1 is of BTCUSDT, .*ETHUSDT", path, symbol="ETHUSDT")
+    refused(tmp_path, "line 1 is of BTCUSDT, not ETHUSDT; a capture", path, symbol="ETHUSDT")
     refused(tmp_path, "line 1 is a frame of binance_usdm, not of binance_spot", path, venue="binance_spot")
     refused(tmp_path, "did you mean 'binance_spot'", path, venue="binance_spt")
     refused(tmp_path, "no file to import")

@@ -361,7 +361,7 @@ def test_faults_that_cannot_happen_are_named(capture, tmp_path):
 
 
 @pytest.mark.parametrize("arguments,words", [
-    (["--fault", "drop=often"], "'often' is no number"), (["--fault", "drop"], "NAME=NUMBER"), (["--script", "absent.json"], "cannot be read")])
+    (["--fault", "drop=often"], "'often' is no number"), (["--fault", "drop"], "KIND=PER_MINUTE, such as drop=2"), (["--script", "absent.json"], "cannot be read")])
 def test_the_command_names_wrong_faults(capture, capsys, arguments, words):
     assert main(["sim", "exchange", str(capture), *arguments]) == 2
     assert words in capsys.readouterr().err

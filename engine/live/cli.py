@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from engine.arguments import MAP, pairs
 from engine.errors import BadInput, CheckFailed, SourceFailed, nearest
 
 
@@ -82,7 +83,6 @@ def throttled(show, every_s: float = 1.0):
 
 def options_of(args: argparse.Namespace):
     """Return what a live run is asked, from the command line."""
-    from engine.cli import pairs
     from engine.gateway.orders import Limits
     from engine.live.options import LiveOptions, Terminal
     from engine.live.webhook import check_webhook
@@ -95,7 +95,7 @@ def options_of(args: argparse.Namespace):
         check_webhook(args.webhook)
     base = LIVE[args.venue]
     symbols = [symbol.upper() for symbol in args.symbols]
-    names = pairs(args.map, "--map")
+    names = pairs(args.map, "--map", MAP)
     for symbol in names:
         if symbol not in symbols:
             raise BadInput(f"--map {symbol}: that symbol is not among those named; {nearest(symbol, symbols)}")

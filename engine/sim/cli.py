@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 
+from engine.arguments import pairs
 from engine.errors import BadInput
 
 
@@ -17,12 +19,11 @@ def sim(args: argparse.Namespace) -> None:
         raise BadInput("sim exchange: name at least one capture file to replay")
     import asyncio
 
-    from engine.cli import pairs
     from engine.sim.exchange import Exchange, ExchangeConfig
     from engine.sim.faults import read_script
 
     rates = {}
-    for kind, rate in pairs(args.fault, "--fault", upper=False).items():
+    for kind, rate in pairs(args.fault, "--fault", "KIND=PER_MINUTE, such as drop=2", upper=False).items():
         try:
             rates[kind] = float(rate)
         except ValueError:
@@ -51,6 +52,8 @@ def terminal(args: argparse.Namespace) -> None:
 
     if len(args.files) + bool(args.follow) != 1:
         raise BadInput("sim terminal: name one configuration file, or give --follow WS_URL for a demo account")
+    if args.follow and not re.match("wss?://.", args.follow):
+        raise BadInput(f"--follow {args.follow}: the address of a socket is right, such as ws://127.0.0.1:9000/public")
     config = following(args.follow) if args.follow else args.files[0]
     address = args.address or (Path("terminal.address.json") if args.follow else config.with_suffix(".address.json"))
     serve_terminal(
