@@ -45,12 +45,12 @@ def test_the_facts_of_positions_and_rules(live):
     at = lines.index(long)
     mine = {line.split()[0]: line for line in lines[at + 1:at + 9]}
     assert list(mine) == [choice.rule.name for choice in live.loop.choices]
-    assert re.search(r"whale +act +tighten, done +█{10} 100% \$1,200k, tier 2, side -1", mine["whale"])
-    assert re.search(r"trailing_stop +act +quiet +░+ +0%", mine["trailing_stop"])
-    assert re.search(r"order_flow +act +quiet +█{3}░{7} +33%", mine["order_flow"]), "25 of more than 75 points"
-    assert re.search(r"momentum_reversal +act +quiet +░{10} +0%", mine["momentum_reversal"])
+    assert re.search(r"whale +paper +tighten, done +█{10} 100% \$1,200k, tier 2, side -1", mine["whale"])
+    assert re.search(r"trailing_stop +paper +quiet +░+ +0%", mine["trailing_stop"])
+    assert re.search(r"order_flow +paper +quiet +█{3}░{7} +33%", mine["order_flow"]), "25 of more than 75 points"
+    assert re.search(r"momentum_reversal +paper +quiet +░{10} +0%", mine["momentum_reversal"])
     row(lines, "8 ", "BTCUSD", "short", "-5.25")
-    decision = row(lines, "whale", "tighten", "7 BTCUSD", "stop moved at 59905.01")
+    decision = row(lines, "whale", "tighten", "7 BTCUSD", "stop moved to 59905.01")
     assert re.match(r"\d\d:\d\d:\d\d whale", decision)
 
 
@@ -71,6 +71,12 @@ def test_the_facts_of_feeds_and_of_the_run(live):
     assert row(lines, "0 events,").endswith("0 orders")
     live.recorder.journal.disk_reserve_bytes = 10**18
     assert "\x1b[1;31mdisk free" in "\n".join(drawn(live, color=True))
+
+
+def test_what_is_held_though_all_is_well_again_says_in_how_long_it_acts(live):
+    live.guard.held, live.held = "no new quote of BTCUSD for 5 s", {"whale": "act"}
+    live.guard._well_s = clock.monotonic_s() - 4.0
+    assert "1 RULES ARE HELD: all is well again, back in 6 s; was: no new quote of BTCUSD for 5 s;" in row(drawn(live), "HELD")
 
 
 def test_a_stream_that_is_lost_is_not_called_well(live):
@@ -118,6 +124,7 @@ def test_what_stops_orders_is_a_banner_each(live):
     assert not any(word in line for line in plain for word in ("KILL SWITCH", "HELD", "NOT READY", "BROKER:"))
     live.options.limits.kill_file.write_text("x")
     live.guard.held, live.held = "the book of BTCUSDT is not in step with the venue", {"whale": "act", "void": "act"}
+    live.guard._why = live.guard.held
     live.health.problem = "the terminal has no link to the broker"
     live.health.quotes_problem = "quotes of BTCUSD cannot be read"
     lines = drawn(live)
@@ -164,7 +171,7 @@ def test_decisions_acted_on_are_not_pushed_out_by_others(live):
     assert acted and status_of(live)["last_decisions"][-1]["result"] != "acted"
     lines = drawn(live, height=12)
     title = next(n for n, line in enumerate(lines) if line.startswith("last decisions"))
-    assert acted[-1]["rule"] in lines[title + 1] and "at 5" in lines[title + 1]
+    assert acted[-1]["rule"] in lines[title + 1] and "to 5" in lines[title + 1]
 
 
 def test_positions_the_kernel_and_the_broker_disagree_on(live):

@@ -49,6 +49,12 @@ class Guard:
             return ""
         return None
 
+    def back_in_s(self) -> float | None:
+        """Return in how long held rules are given back, None while something is wrong and where none is held."""
+        if not self.held or self._why:
+            return None
+        return round(max(0.0, self.back_s - (clock.monotonic_s() - self._well_s)), 1)
+
     def lasting(self) -> str:
         """Return, once, a reason that has lasted and was not told when the rules were held, "" for none."""
         if not self._why or self._why == self._told or clock.monotonic_s() - self._since_s < LASTING_S:

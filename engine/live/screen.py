@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MODES = {"record": "bold white on blue", "shadow": "bold white on blue", "paper": "bold black on yellow", "act": "bold white on red"}
-RULE_STYLES = {"act": "bold red", "shadow": "", "alert": "yellow", "off": "dim"}
+RULE_STYLES = {"act": "bold red", "paper": "bold yellow", "shadow": "", "alert": "yellow", "off": "dim"}
 GONE = {"not connected": "bold red", "silent": "bold red"}
 ACTED_STYLES = {"acted": "bold", "alerted": "yellow"}
 LEAST_DECISIONS, ALARMS = 2, 3
@@ -94,7 +94,8 @@ def _head(status: dict) -> list[Text]:
         lines.append(_banner("KILL SWITCH IS ON: no order is sent; tapeguard kill --lift allows them again", "bold white on red"))
     if status["held"]:
         who = f"{len(status['held_rules'])} RULES ARE HELD" if status["held_rules"] else "NOT READY"
-        lines.append(_banner(f"{who}: {status['held']}; broker-side stops stay", "bold black on yellow"))
+        well = "" if status["back_in_s"] is None else f"all is well again, back in {status['back_in_s']:.0f} s; was: "
+        lines.append(_banner(f"{who}: {well}{status['held']}; broker-side stops stay", "bold black on yellow"))
     if status["problem"]:
         lines.append(_banner(f"BROKER: {status['problem']}", "bold black on yellow"))
     return lines
@@ -151,9 +152,10 @@ def _rule(name: str, rule: dict, status: dict) -> Text:
     """Return one line: what a rule may do, what it says, how near it is, and what it has seen."""
     near, held = rule["nearness"], name in status["held_rules"]
     filled = 0 if near is None else int(near * BAR)
-    loud = "bold red" if rule["mode"] == "act" else "yellow"
+    mode = "paper" if (rule["mode"], status["mode"]) == ("act", "paper") else rule["mode"]
+    loud = "bold red" if mode == "act" else "yellow"
     style = loud if near == 1 else "yellow" if near is not None and near >= 0.75 else ""
-    return _line(("", 1, "<", ""), (name, 17, "<", ""), ("held" if held else rule["mode"], 6, "<", RULE_STYLES[rule["mode"]]),
+    return _line(("", 1, "<", ""), (name, 17, "<", ""), ("held" if held else mode, 6, "<", RULE_STYLES[mode]),
                  (_says(rule), 15, "<", "bold" if rule["vote"] != "hold" else ""),
                  ("█" * filled + "░" * (BAR - filled) if near is not None else "not known", BAR, "<", style or "dim"),
                  (_number(None if near is None else 100 * near, ".0f", "%"), 4, ">", style), (_shown(rule["evidence"]), 40, "<", "dim"))
@@ -243,9 +245,9 @@ def _ended(decision: dict) -> str:
         return RESULTS[decision["result"]]
     if outcome["state"] != "done":
         return f"{outcome['state'].upper()}: {outcome['reason']}"
-    level = outcome["stop"] if outcome["code"] == "stop_moved" else outcome["price"]
+    at, level = ("to", outcome["stop"]) if outcome["code"] == "stop_moved" else ("at", outcome["price"])
     net = "" if outcome["net"] is None else f", net {outcome['net']:+,.2f}"
-    return f"{OUTCOMES.get(outcome['code'], outcome['code'])} at {_price(level, decision['digits'])}{net}"
+    return f"{OUTCOMES.get(outcome['code'], outcome['code'])} {at} {_price(level, decision['digits'])}{net}"
 
 
 def _alarms(status: dict) -> list[Text]:

@@ -23,11 +23,12 @@ _UNSAID = ("occasion", "share")        # of a rule's state: what it tells the ke
 
 def status_of(live: "LiveSession") -> dict:
     """Return what a live run shows of itself; what is not known is null."""
-    now_s, health, guard, loop = clock.monotonic_s(), live.health, live.guard, live.loop
+    now_s, health, loop = clock.monotonic_s(), live.health, live.loop
+    guard = live.guard if live.options.mode != "record" else None          # there it judges nothing
     journal, kill_file = live.recorder.journal, live.options.limits.kill_file
     return {"run": live.name, "mode": live.options.mode, "account": live.account.shown,
             "seconds": round((clock.now_ns() - live.started_ns) / 1e9, 1),
-            "held": guard.held if guard and live.options.mode != "record" else "", "held_rules": sorted(live.held),
+            "held": guard.held if guard else "", "held_rules": sorted(live.held), "back_in_s": guard.back_in_s() if guard else None,
             "killed": kill_file is not None and kill_file.exists(), "problem": trouble(health),
             "modes": loop.modes, "decisions": loop.decided, "events": loop.events, "actions": health.actions,
             "account_age_s": round(now_s - health.looked_s, 3) if health.looked_s else None,
