@@ -10,7 +10,7 @@ from exchanges import running
 from replays import fails, tool
 
 from engine.cli import main
-from engine.live.cli import find_run
+from engine.live.cli import find_run, verify_table
 from engine.live.commands import kill_file
 from engine.live.session import LiveSession
 from engine.measure.market_model import MarketConfig
@@ -160,3 +160,15 @@ def test_a_rule_the_run_has_not_is_wrong_use_and_nothing_is_switched(used, capsy
     folder = written(used)
     assert "has no rule 'wale'; did you mean 'whale'" in fails(capsys, "switch", "void=off", "wale=off", "--data", str(used))
     assert not (folder / "commands").exists()
+
+
+# Verifying
+
+
+@pytest.mark.parametrize("identical, compared, said", [
+    (True, 3, "the replay decides the same, byte for byte"), (True, 0, "nothing was decided, and nothing in the replay"),
+    (False, 1, "the replay decides OTHERWISE")])
+def test_a_verification_claims_no_more_than_was_compared(identical, compared, said):
+    result = {"run": "live-1", "identical": identical, "compared": compared, "different": 0, "acted_positions": 0, "rule_effect_r": None,
+              "execution_effect_r": None}
+    assert verify_table(result).title == f"Live run live-1: {said}"

@@ -157,7 +157,8 @@ def verify_table(result: dict):
     """Return the findings of a verification for a person."""
     from engine.screen import make_table
 
-    title = "the replay decides the same, byte for byte" if result["identical"] else "the replay decides OTHERWISE"
+    same = "the replay decides the same, byte for byte" if result["compared"] else "nothing was decided, and nothing in the replay"
+    title = same if result["identical"] else "the replay decides OTHERWISE"
     found = make_table(f"Live run {result['run']}: {title}", "finding", "value")
     found.add_row("decisions compared", f"{result['compared']:,}")
     found.add_row("different", f"{result['different']:,}")
