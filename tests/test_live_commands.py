@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 
 import pytest
 from exchanges import running
+from live_runs import wait_for
 from replays import fails, tool
 
 from engine.cli import main
@@ -133,6 +137,24 @@ def test_a_recording_that_another_program_makes_is_not_called_left(tmp_path):
         for left in recover(tmp_path):
             tell(left, said.append)
     assert said == ["recording now is still being made by another program: left alone"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a console sends it there")
+def test_ctrl_c_at_the_start_reaches_the_run_alone(tmp_path):
+    """A terminal window sends it to every process of the group; the worker is ended by the run."""
+    (tmp_path / "terminal.json").write_text(json.dumps({"symbols": [{"name": "BTCUSD"}], "quotes": [["BTCUSD", 6_000_000, 6_000_100]]}))
+    command = [sys.executable, "-m", "engine.cli", "live", "BTCUSDT", "--mode", "shadow", "--terminal", f"simulated:{tmp_path / 'terminal.json'}",
+               "--ws", "ws://127.0.0.1:9", "--rest", "http://127.0.0.1:9", "--data", str(tmp_path / "data"), "--quiet",
+               "--map", "BTCUSDT=BTCUSD"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    try:
+        wait_for(lambda: [*(tmp_path / "data").glob("sessions/.recording-*")], 30, "the account is known, the rules are linked")
+        os.killpg(run.pid, signal.SIGINT)
+        _, said = run.communicate(timeout=30)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and said.splitlines()[-1] == "tapeguard: stopped" and "Traceback" not in said, said
+    assert [*(tmp_path / "data").glob("sessions/.*")] == []
 
 
 # Switching

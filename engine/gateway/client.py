@@ -17,6 +17,8 @@ from engine.gateway import mt5_worker
 
 START_S = 30.0
 ORPHAN_S = 3.0                     # a worker whose engine is gone ends within its call
+# a terminal window sends Ctrl-C to the whole group: the worker is not to hear it, the run ends it
+APART = {"process_group": 0} if os.name == "posix" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 CONNECT_S = 90.0                   # the module itself waits 60 s for a terminal it starts
 
 
@@ -74,7 +76,7 @@ class WorkerLink:
         own = {name: value for name, value in os.environ.items() if name != "TAPEGUARD_WORKER_TOKEN"}      # it has one of its own
         self._end_orphan()
         try:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own)
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own, **APART)
             self._pid_file.write_text(str(self.process.pid), encoding="ascii")
             self.process.stdin.write(token.encode() + b"\n")
             self.process.stdin.close()
