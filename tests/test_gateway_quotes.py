@@ -124,6 +124,52 @@ def test_an_unknown_symbol_is_one_sentence():
         Mt5Quotes(Feed().link, ["NONE"], VirtualClock())
 
 
+class Unquoted:
+    """A link at which the newest tick is all zeros for some looks, as right after a symbol was selected: its history is there."""
+
+    def __init__(self, link, looks: int = 0):
+        self.link, self.looks, self.pages = link, looks, 0
+
+    def ask(self, message: dict) -> dict:
+        reply = self.link.ask(message)
+        self.pages += message["call"] == "copy_ticks_from"
+        if message["call"] == "symbol_info_tick" and self.looks:
+            self.looks -= 1
+            return {**reply, "result": dict.fromkeys(reply["result"], 0)}
+        return reply
+
+
+@pytest.mark.parametrize("looks", [1, 2, 5])
+def test_a_symbol_without_a_tick_yet_does_not_bring_its_whole_history(looks):
+    feed = Feed(8)
+    feed.clock.sleep_s(600.0)
+    link, found = Unquoted(feed.link, looks), []
+    quotes = Mt5Quotes(link, ["BTCUSD"], feed.clock)
+    while link.looks:
+        assert quotes.poll() == [] and link.pages == 0
+        feed.clock.sleep_s(0.5)
+    begun_ns = feed.clock.now_ns()
+    for _ in range(20):
+        found += quotes.poll()
+        feed.clock.sleep_s(0.5)
+    told = [(ns, f"{bid / 100:.2f}") for ns, name, bid, _ in feed.told if name == "BTCUSD" and ns <= feed.clock.now_ns()]
+    first_ms = max(ns for ns, _ in told if ns <= begun_ns) // 10**6
+    assert [each.bid for each in found] == [bid for ns, bid in told if ns // 10**6 >= first_ms][:len(found)] and 5 < len(found) < 100
+
+
+def test_a_tick_of_zeros_later_on_is_no_quote():
+    feed = Feed(9)
+    link = Unquoted(feed.link)
+    quotes = Mt5Quotes(link, ["BTCUSD"], feed.clock)
+    for _ in range(20):
+        feed.clock.sleep_s(0.5)
+        quotes.poll()
+    feed.clock.sleep_s(10.0)
+    link.looks = 1
+    found = quotes.poll()
+    assert not link.looks and len(found) > 5 and all(each.bid and each.ask for each in found) and not quotes.cursors[0].shown
+
+
 OURS = 5001, "Simulated-Demo"
 
 

@@ -27,7 +27,7 @@ class Cursor:
 
     symbol: str
     digits: int
-    last_msc: int                  # server milliseconds of the newest tick taken
+    last_msc: int                  # server milliseconds of the newest tick taken, 0 while there is none
     taken: int = 0                 # ticks taken of that millisecond
     polled_ns: int = 0
     fresh_ns: int = 0              # arrival of the newest tick
@@ -110,6 +110,8 @@ class Mt5Quotes:
         if now_ns - cursor.fresh_ns < SILENCE_NS and not cursor.shown:
             return []
         tick = self._read("symbol_info_tick", cursor.symbol)
+        if not tick["time_msc"]:
+            return []
         if tick["time_msc"] > cursor.last_msc - REWOUND_MSC and (not cursor.shown or tick["time_msc"] > cursor.last_msc):
             cursor.shown, cursor.fresh_ns = (), now_ns
             return []
@@ -123,6 +125,10 @@ class Mt5Quotes:
         return [self._quote(cursor, *row)]
 
     def _poll_symbol(self, cursor: Cursor) -> list[BrokerQuote]:
+        if not cursor.last_msc:        # asked from there, the terminal would fetch the whole history
+            cursor.last_msc = self._read("symbol_info_tick", cursor.symbol)["time_msc"]
+            if not cursor.last_msc:
+                return []
         before_ns, quotes = cursor.polled_ns, self._rewound(cursor)
         if cursor.shown:
             return quotes
