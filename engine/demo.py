@@ -25,14 +25,7 @@ def demo(data: Path, seed: int, minutes: float, say: Callable[[str], None]) -> d
     if not 4 <= minutes <= 600:
         raise BadInput(f"--minutes {minutes:g}: the demo takes 4 to 600")
     name = f"demo-{seed}-{minutes:g}m"
-    labels = 0
-    if not (sessions_folder(data) / name).exists():
-        with tempfile.TemporaryDirectory() as folder:
-            say(f"generating {minutes:g} minutes of market, seed {seed}")
-            made = generate(market(seed, minutes), Path(folder) / "market")
-            labels = len(made.planted)
-            say("recording it as a session")
-            import_files([made.capture, made.ticks], data, name=name)
+    labels = recorded(data, name, market(seed, minutes), say)
     session = Session(sessions_folder(data) / name)
     say("checking the session")
     checked = check_session(session)
@@ -53,6 +46,23 @@ def demo(data: Path, seed: int, minutes: float, say: Callable[[str], None]) -> d
     write_report(report, measured, detail)
     return {"session": name, "planted": labels, "check": checked, "replay": result, "measure": measured,
             "modes": {choice.rule.name: choice.mode for choice in plan.choices}}
+
+
+def recorded(data: Path, name: str, config: MarketConfig, say: Callable[[str], None]) -> int:
+    """Generate a market and record it, where its session is not there yet; return how many events were planted."""
+    place = sessions_folder(data) / name
+    if place.exists():
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"generating {config.duration_s / 60:g} minutes of market, seed {config.seed}")
+        made = generate(config, Path(folder) / "market")
+        say("recording it as a session")
+        try:
+            import_files([made.capture, made.ticks], data, name=name)
+        except BadInput:
+            if not place.exists():         # else another demo made the very same meanwhile
+                raise
+    return len(made.planted)
 
 
 def market(seed: int, minutes: float) -> MarketConfig:

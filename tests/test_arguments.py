@@ -10,7 +10,18 @@ from live_runs import Command, wait_for
 from replays import fails
 
 from engine.cli import build_parser, main
+from engine.demo import recorded
 from engine.errors import BadInput
+from engine.measure.market_model import MarketConfig
+
+
+def test_two_demos_at_once_share_the_session(tmp_path):
+    def say(text: str) -> None:
+        if text.startswith("recording"):
+            recorded(tmp_path, "demo", config, lambda text: None)
+    config = MarketConfig(seed=3, duration_s=20.0)
+    recorded(tmp_path, "demo", config, say)
+    assert [path.name for path in (tmp_path / "sessions").iterdir()] == ["demo"]
 
 
 def test_the_version_is_said(capsys):
