@@ -107,6 +107,7 @@ def test_a_start_that_is_refused_leaves_neither_a_run_nor_a_recording(tmp_path, 
                      "--ws", exchange.ws_url, "--rest", rest, "--data", str(data), "--quiet", "--rules", "none"]) in (2, 3)
     assert "Traceback" not in (said := capsys.readouterr().err), said
     assert "reaching the terminal" in said and len(said.splitlines()) > 1
+    assert not (data / "symbols.json").exists(), "the venue never said that it knows the symbol"
     assert [*(data / "runs").glob("*")] == [] == [*(data / "sessions").glob("*")] + [*(data / "sessions").glob(".*")], said
 
 

@@ -10,7 +10,7 @@ from engine.gateway.mt5_worker import Desk, Intents
 from engine.gateway.symbols import load_map, maps_path
 from engine.gateway.terminal_config import WallClock, build
 from engine.live.options import LiveOptions, Terminal
-from engine.live.terminal import Account, open_account
+from engine.live.terminal import Account, keep_pairs, open_account
 from engine.record.recorder import Options
 from engine.sources.binance import Endpoint
 
@@ -22,7 +22,9 @@ def opened(data, pairs: dict[str, str], symbols: tuple[str, ...] = ("BTCUSDT",),
     listed = [{"name": "BTCUSD", **spec}, {"name": "BTCUSDm"}, {"name": "ETHUSD", "currency_base": "ETH"}]
     terminal = build({"symbols": listed, "quotes": [[row["name"], 6_000_000, 6_000_100] for row in listed]})
     options = LiveOptions("shadow", Options(Endpoint("binance_usdm", "", ""), list(symbols)), [], Terminal("simulated"), pairs)
-    return open_account(options, DirectLink(Desk(terminal.module, Intents(None))), WallClock(), data)
+    account = open_account(options, DirectLink(Desk(terminal.module, Intents(None))), WallClock(), data)
+    keep_pairs(account, data)          # as a run does once the venue knows the symbols
+    return account
 
 
 def maps(data) -> dict[str, str]:

@@ -25,7 +25,7 @@ from engine.live.first import FirstSeen
 from engine.live.guard import Guard
 from engine.live.loop import Loop
 from engine.live.options import CAP, LiveOptions, capped, check_mode, described, least
-from engine.live.terminal import Account, open_account, worker
+from engine.live.terminal import Account, keep_pairs, open_account, worker
 from engine.live.verify import verify
 from engine.record.convert import convert, recover
 from engine.record.journal import hold
@@ -180,6 +180,7 @@ class LiveSession:
             return
         self.description["instruments"] = [i.as_dict() for i in self.loop.instruments]
         self._write()
+        keep_pairs(self.account, self.data)
         self.quotes.start()
         self.trader.start()
         end_s = None if self.duration_s is None else clock.monotonic_s() + self.duration_s

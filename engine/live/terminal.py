@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import BadInput, SourceFailed
@@ -39,6 +39,7 @@ class Account:
     shown: dict                        # what may be written down: masked login, server, kind, currency, contract sizes
     instruments: dict[str, Instrument]     # by broker symbol
     specs: dict[str, dict]
+    confirmed: list[SymbolMap] = field(default_factory=list)       # by --map, not stored yet
 
 
 def worker(terminal: Terminal, intents: Path) -> WorkerLink:
@@ -85,14 +86,18 @@ def _account(options: LiveOptions, reader: Reader, wall, data: Path) -> Account:
         if known is None or known.broker_symbol != name:
             confirmed.append(map_of(spec, symbol, account["server"], account["login"], wall.now_ns()))
         specs[name], instruments[name] = spec, instrument_of(spec, symbol)
-    for each in confirmed:
-        store_map(data, each)
     shown = {"login": masked(account["login"]), "id": fingerprint(data, account["server"], account["login"]),
              "server": account["server"], "currency": account["currency"],
              "kind": TRADE_MODES.get(account["trade_mode"], "unknown"),
              "margin": "hedging" if account["margin_mode"] == HEDGING else "netting",
              "contracts": {name: decimal_of(spec["trade_contract_size"]) for name, spec in specs.items()}}
-    return Account(account["login"], shown, instruments, specs)
+    return Account(account["login"], shown, instruments, specs, confirmed)
+
+
+def keep_pairs(account: Account, data: Path) -> None:
+    """Store the pairs that were confirmed, now that the venue knows their symbols."""
+    for each in account.confirmed:
+        store_map(data, each)
 
 
 def _check(symbol: str, spec: dict, known: SymbolMap | None, told: bool) -> None:
