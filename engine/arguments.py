@@ -143,7 +143,8 @@ def add_recording(command: Callable) -> None:
     sub.add_argument("what", choices=["exchange", "terminal"], help="what to simulate")
     sub.add_argument("files", nargs="*", type=Path, metavar="FILE", help="captures of the exchange; JSON configuration of the terminal")
     sub.add_argument(
-        "--speed", type=number(0, math.inf, above=True), default=1.0, help="tape seconds a second; inf: as fast as clients take it (default: 1)"
+        "--speed", type=number(0, math.inf, above=True), default=1.0,
+        help="tape seconds a second; inf: as fast as clients take it (default: 1)"
     )
     sub.add_argument("--port", type=port, default=0, help="on loopback (default: a free one)")
     sub.add_argument("--loop", action="store_true", help="play again at the end")
@@ -177,12 +178,8 @@ def add_recording(command: Callable) -> None:
     sub.add_argument(
         "--latency-ms", type=SPAN_MS, default=0.0, help="added to venue time where files hold no receive time (default: 0)"
     )
-    sub.add_argument(
-        "--server-offset",
-        type=HOURS,
-        metavar="HOURS",
-        help="broker clock of MT5 tick exports minus UTC, where the file cannot tell",
-    )
+    sub.add_argument("--server-offset", type=HOURS, metavar="HOURS",
+                     help="broker clock of MT5 tick exports minus UTC, where the file cannot tell")
     sub.add_argument("--skip-limit", type=COUNT, default=100, help="malformed lines skipped before the import fails (default: 100)")
 
 
@@ -239,7 +236,8 @@ def add_measuring(command: Callable) -> None:
         help="N values from A to B, or A:B:N:log, or a list 1,2,3; may be repeated",
     )
     sub.add_argument("--on", choices=["local"], default="local", help="where the sets run (default: local, every core)")
-    sub.add_argument("--workers", type=number(1, 1024, whole=True), default=os.cpu_count() or 1, help="processes (default: one for each core)")
+    sub.add_argument("--workers", type=number(1, 1024, whole=True), default=os.cpu_count() or 1,
+                     help="processes (default: one for each core)")
     sub.add_argument("--seed", type=SEED, default=1, help="of every random draw (default: 1)")
 
 
@@ -254,7 +252,8 @@ def add_doctor(command: Callable) -> None:
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:CONFIG.json")
     sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
     sub.add_argument(
-        "--worker-command", type=words, default=(), metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)'
+        "--worker-command", type=words, default=(), metavar="COMMAND",
+        help='what runs the worker, such as "wine python.exe" (default: this Python)'
     )
     sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN", help="the account that must be logged in")
     sub.add_argument(
@@ -276,7 +275,8 @@ def add_live(command: Callable) -> None:
     sub = command("live", "the same loop, live on MetaTrader 5: record, shadow (decide, send nothing), paper, act")
     sub.add_argument("symbols", nargs="+", metavar="SYMBOL", help="venue symbols such as BTCUSDT")
     sub.add_argument("--mode", required=True, choices=["record", "shadow", "paper", "act"], help="what may happen; act sends orders")
-    sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN", help="the account that must be logged in; act needs it typed")
+    sub.add_argument("--account", type=number(1, 2**63 - 1, whole=True), metavar="LOGIN",
+                     help="the account that must be logged in; act needs it typed")
     add_rules(sub)
     sub.add_argument("--terminal", default="MetaTrader5", metavar="NAME", help="MetaTrader5, or simulated:@ADDRESS.json of tapeguard sim")
     add_terminal(sub)
@@ -292,7 +292,8 @@ def add_live(command: Callable) -> None:
         sub.add_argument(f"--{name}", type=kind, metavar="N", help=text)
     sub.add_argument("--latency-ms", type=SPAN_MS, default=250.0, help="of simulated fills in paper (default: 250)")
     sub.add_argument("--cooldown-ms", type=SPAN_MS, default=1000.0, help="between two actions on one position (default: 1000)")
-    sub.add_argument("--hold-back-s", type=number(0, 86_400), default=10.0, help="feeds must be well so long before held rules act again (default: 10)")
+    sub.add_argument("--hold-back-s", type=number(0, 86_400), default=10.0,
+                     help="feeds must be well so long before held rules act again (default: 10)")
     sub.add_argument("--webhook", metavar="URL", help="alarms are posted there as JSON")
     sub.add_argument("--seconds", type=POSITIVE, help="stop after this long (default: at Ctrl-C)")
     sub.add_argument("--keep", choices=["drop", "zstd", "raw"], default="drop", help="what becomes of the journal (default: drop)")
@@ -313,7 +314,8 @@ def add_live(command: Callable) -> None:
 def add_terminal(sub: argparse.ArgumentParser) -> None:
     """Add how the terminal is reached, and which of its symbols are led."""
     sub.add_argument("--path", metavar="FILE", help="terminal64.exe, where there are several terminals")
-    sub.add_argument("--worker-command", type=words, default=(), metavar="COMMAND", help='what runs the worker, such as "wine python.exe" (default: this Python)')
+    sub.add_argument("--worker-command", type=words, default=(), metavar="COMMAND",
+                     help='what runs the worker, such as "wine python.exe" (default: this Python)')
     sub.add_argument("--map", action="append", default=[], metavar="VENUE=BROKER", help="confirm a pair of symbols and store it")
 
 

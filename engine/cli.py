@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"tapeguard: {place}{error.strerror or error}; mend that, or name another place (--data DIR); --debug shows where it came from",
-              file=sys.stderr)
+        print(f"tapeguard: {place}{error.strerror or error}; mend that, or name another place (--data DIR); --debug shows where "
+              "it came from", file=sys.stderr)
         return SourceFailed.exit_code
 
 

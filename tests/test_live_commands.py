@@ -3,17 +3,15 @@
 import argparse
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 
 import pytest
 from exchanges import running
-from live_runs import wait_for
 from replays import fails, tool
 
 from engine.cli import main
+from engine.gateway.client import WorkerLink
 from engine.live.cli import find_run, verify_table
 from engine.live.commands import kill_file
 from engine.live.session import LiveSession
@@ -140,23 +138,16 @@ def test_a_recording_that_another_program_makes_is_not_called_left(tmp_path):
     assert said == ["recording now is still being made by another program: left alone"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a console sends it there")
-def test_ctrl_c_at_the_start_reaches_the_run_alone(tmp_path):
-    """A terminal window sends it to every process of the group; the worker is ended by the run."""
-    (tmp_path / "terminal.json").write_text(json.dumps({"symbols": [{"name": "BTCUSD"}], "quotes": [["BTCUSD", 6_000_000, 6_000_100]]}))
-    command = [sys.executable, "-m", "engine.cli", "live", "BTCUSDT", "--mode", "shadow", "--terminal", f"simulated:{tmp_path / 'terminal.json'}",
-               "--ws", "ws://127.0.0.1:9", "--rest", "http://127.0.0.1:9", "--data", str(tmp_path / "data"), "--quiet",
-               "--map", "BTCUSDT=BTCUSD"]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+@pytest.mark.skipif(os.name == "nt", reason="there are no such groups")
+def test_ctrl_c_of_a_terminal_window_does_not_reach_the_worker(tmp_path):
+    """It goes to every process of the group the run is in."""
+    (tmp_path / "terminal.json").write_text(json.dumps({"symbols": [{"name": "BTCUSD"}]}))
+    link = WorkerLink(tmp_path / "sent.jsonl", terminal=f"simulated:{tmp_path / 'terminal.json'}")
+    link.start()
     try:
-        wait_for(lambda: [*(tmp_path / "data").glob("sessions/.recording-*")], 30, "the account is known, the rules are linked")
-        time.sleep(0.2)                # the folder of the recording was made a moment ago
-        os.killpg(run.pid, signal.SIGINT)
-        _, said = run.communicate(timeout=30)
+        assert os.getpgid(link.process.pid) == link.process.pid != os.getpgid(0)
     finally:
-        run.kill()
-    assert "Traceback" not in said and (run.returncode == 130 or "nothing was recorded" in said), said
-    assert [*(tmp_path / "data").glob("sessions/.*")] == []
+        link.stop()
 
 
 # Switching

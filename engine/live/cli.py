@@ -119,7 +119,8 @@ def check_terminal(terminal) -> None:
         raise BadInput(f"--terminal {terminal.name}: {REAL}, or simulated:@ADDRESS.json of tapeguard sim terminal, is right")
     program = terminal.command[0] if terminal.command else sys.executable
     if not shutil.which(program):
-        raise BadInput(f"--worker-command: there is no program {program} here; the Python that has {REAL} is right, such as \"wine python.exe\"")
+        raise BadInput(f"--worker-command: there is no program {program} here; the Python that has {REAL} is right, such as "
+                       '"wine python.exe"')
     if terminal.name == REAL:
         for found in probe(terminal.command or (program,)):
             if found and found.state == FAIL:
@@ -219,8 +220,8 @@ def kill(args: argparse.Namespace, show) -> int:
     elif used:
         text = f"{path} is there: no order is sent; broker-side stops stay"
     else:
-        text = (f"NO ORDER WAS STOPPED: no live run uses {path.parents[1]} now; name the data root of the run with --data ({path} stays, and "
-                "holds up a run that begins here until kill --lift)")
+        text = (f"NO ORDER WAS STOPPED: no live run uses {path.parents[1]} now; name the data root of the run with --data ({path} stays, "
+                "and holds up a run that begins here until kill --lift)")
     show(args, {"killed": path.exists(), "path": str(path), "running": used}, text)
     return 0 if used or args.lift else CheckFailed.exit_code
 

@@ -199,10 +199,11 @@ def _feeds(status: dict) -> list[Text]:
         book = recorder["books"].get(name.partition("@")[0].upper()) if "@depth" in name else None
         state = stream["state"] if stream["state"] != "ok" or book is None else f"book {book}"
         wanted = any(part in name for part in FOLDED)
+        style = "green" if state in ("ok", "book synced") else GONE.get(state, "bold yellow") if wanted else "dim"
         lines.append(_line((name, 24, "<", ""), (f"{stream['per_s']:,.1f}/s", 10, ">", ""),
                            (_number(stream["age_s"], ".1f", " s"), 9, ">", ""),
                            (f"{stream['holes']:,}", 6, ">", "" if not stream["holes"] else "yellow"),
-                           (state, 40, "<", "green" if state in ("ok", "book synced") else GONE.get(state, "bold yellow") if wanted else "dim")))
+                           (state, 40, "<", style)))
     for symbol, age_s in status["quote_age_s"].items():
         text, style = _basis(status["basis"].get(symbol))
         lines.append(_line((f"broker quote {symbol}", 24, "<", ""), ("", 10, ">", ""), (_number(age_s, ".1f", " s"), 9, ">", ""),

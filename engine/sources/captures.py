@@ -83,7 +83,8 @@ def read_hftbacktest(file: RecordedFile, intake: Intake) -> None:
             continue
         for message in messages:
             if message.symbol != symbol and type(message) is not Other:
-                raise BadInput(f"{file.path} line {number} is of {message.symbol}, {'not' if intake.symbol else 'the lines above are of'} {symbol}; "
+                other = "not" if intake.symbol else "the lines above are of"
+                raise BadInput(f"{file.path} line {number} is of {message.symbol}, {other} {symbol}; "
                                "a capture file of this format holds one symbol")
             intake.put(number, int(stamp) * unit_ns, message)
 
