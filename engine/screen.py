@@ -61,8 +61,8 @@ def sessions_table(entries: list[dict]) -> Table:
             " ".join(entry.get("symbols") or []),
             utc(first),
             length,
-            f"{sum(rows.values()):,}" if isinstance(rows, dict) else f"{rows or 0:,}",
-            size(entry.get("bytes") or 0),
+            "-" if rows is None else f"{rows:,}",
+            "-" if entry.get("bytes") is None else size(entry["bytes"]),
             entry["state"],
         )
     return table
