@@ -41,7 +41,7 @@ def test_a_recording_that_was_left_is_told_from_one_that_runs(tmp_path: Path) ->
         JournalWriter(recording_folder(tmp_path, "dead"), "dead", disk_reserve_bytes=0).close()
         by_name = {entry["session"]: entry for entry in list_sessions(tmp_path)}
     assert by_name["now"]["state"] == "recording" and "problem" not in by_name["now"]
-        rows = sessions_table(list_sessions(tmp_path)).columns[5]
+    rows = sessions_table(list_sessions(tmp_path)).columns[5]
     assert [*rows.cells] == ["-", "-"], "how many rows there will be is not known"
     assert by_name["dead"]["state"] == "left" and "makes a session of it" in by_name["dead"]["problem"]
 
