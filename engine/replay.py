@@ -1,8 +1,10 @@
 """Replay a recorded session through the loop: decisions, orders and fills into a run folder."""
 
+import contextlib
 import dataclasses
 import platform
 import re
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -131,10 +133,33 @@ def replay(plan: Plan, data: Path, inputs: dict, progress: Callable[[int, int], 
             "events_per_second": round(counts["events"] / max(kernel_s + feed.load_s, 1e-9)), "outside": given - len(plan.trades)}
 
 
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Let a first Ctrl-C wait for the end: the compiler may swallow it."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:                 # signals are of the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def compile_loop(run: Run) -> None:
     """Compile before anything is written; what only the interpreter understands of an own rule is the user's to mend."""
     try:
-        run.feed(np.zeros(0, R.EVENT))
+        with patient():
+            run.feed(np.zeros(0, R.EVENT))
     except Exception as error:
         own = [rule for rule in run.rules if rule.path.parent != SHIPPED]
         if not own:

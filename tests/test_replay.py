@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
+import sys
 from pathlib import Path
 
 import duckdb
@@ -20,7 +23,7 @@ from engine.kernel.market import DECISION, FILL
 from engine.measure.market_model import MarketConfig
 from engine.measure.synthetic import generate
 from engine.record.store import Session
-from engine.replay import Plan, Tally, replay, replay_again
+from engine.replay import Plan, Tally, patient, replay, replay_again
 from engine.rules import choose, find_rules
 from engine.run import Run
 from engine.runlog import ACTIONS, FILL_CODES, RESULTS, RunWriter, as_table, read_manifest
@@ -352,3 +355,18 @@ def test_a_data_root_that_cannot_be_written_is_exit_code_3(only_interpreted, cap
     said = fails(capsys, "replay", str(folder), "--data", str(tmp_path / "file"), "--entries", TINY, "--rules", "none",
                  code=SourceFailed.exit_code)
     assert "cannot write a run under" in said and "--data" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a signal")
+def test_the_first_ctrl_c_while_compiling_waits_and_the_second_does_not():
+    did, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), patient():
+        os.kill(os.getpid(), signal.SIGINT)
+        did.append("went on")
+    with pytest.raises(KeyboardInterrupt), patient():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        did.append("never")
+    with patient():
+        did.append("nothing asked")
+    assert did == ["went on", "nothing asked"] and signal.getsignal(signal.SIGINT) is before
