@@ -26,6 +26,7 @@ from engine.gateway import checkup
 from engine.gateway.pairing import Listed, Pairing
 from engine.gateway.symbols import masked
 from engine.gateway.view import Unreadable
+from engine.live.guard import NEAR_MS
 from engine.sources.binance import LIVE, REFUSALS, Endpoint, Rest, group_url, refusal, stream_groups
 
 PACKAGE = "tapeguard"
@@ -195,7 +196,7 @@ async def venue(endpoint: Endpoint) -> tuple[list[Finding], Listed | None]:
         offset_ns, error_ns = await rest.clock_offset_ns()
         body = msgspec.json.decode((await rest.get("exchangeInfo"))[0])
         listed = {row["symbol"]: (row["baseAsset"], row["quoteAsset"]) for row in body["symbols"]}
-        return [route, await _sockets(endpoint), _clock(offset_ns / 1e6, error_ns / 2e6)], listed
+        return [route, await _sockets(endpoint), _clock(offset_ns / 1e6, error_ns / 2e6, endpoint.near)], listed
     except (SourceFailed, msgspec.DecodeError, KeyError, TypeError) as error:
         seen = (
             str(error)
@@ -272,8 +273,10 @@ async def _sockets(endpoint: Endpoint) -> Finding:
     return Finding("binance sockets", OK, f"opened at {endpoint.ws}")
 
 
-def _clock(offset_ms: float, error_ms: float) -> Finding:
-    """Judge this machine's clock by the venue's."""
+def _clock(offset_ms: float, error_ms: float, near: bool) -> Finding:
+    """Judge this machine's clock by the venue's, unless that is on this machine too and plays a tape."""
+    if near and abs(offset_ms) >= NEAR_MS:
+        return Finding("clock", SKIPPED, "the venue is on this machine and plays a tape of the past, which tells nothing of the clock")
     way = "behind" if offset_ms > 0 else "ahead of"
     told = f"this machine is {abs(offset_ms):,.0f} ms {way} Binance, known to {error_ms:,.0f} ms"
     sure_ms = abs(offset_ms) - error_ms

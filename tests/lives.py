@@ -42,7 +42,7 @@ def live_run(folder: Path, mode: str = "paper", rules: str = "all:classic", rule
         loop.act = (lambda exit: None) if mode == "act" else None
         recorder = Recorder(Options(Endpoint("binance_usdm", "ws://127.0.0.1:9", "http://127.0.0.1:9"), ["BTCUSDT"]), writer)
         health = Health(looked_s=clock.monotonic_s())
-        guard = Guard(recorder.watch, health, ["BTCUSD"], held="")
+        guard = Guard(recorder.watch, health, ["BTCUSD"], tape=True, held="")
         options = SimpleNamespace(mode=mode, limits=Limits(kill_file=folder / "KILL"))
         with closing(alarms):
             yield SimpleNamespace(name=name, options=options, started_ns=clock.now_ns(), loop=loop, recorder=recorder, health=health,

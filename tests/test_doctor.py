@@ -97,6 +97,12 @@ def test_a_clock_that_is_off(capture, tmp_path, ms, state):
     assert found["binance"]["state"] == found["binance sockets"]["state"] == "ok"
 
 
+def test_a_venue_that_plays_a_tape_tells_nothing_of_the_clock(capture, tmp_path):
+    with venue(capture, restamp=False) as exchange:
+        _, found = examined(tmp_path, endpoint=Endpoint("binance_usdm", exchange.ws_url, exchange.rest_url), command=UNWELL)
+    assert found["clock"]["state"] == "skipped" and "a tape of the past" in found["clock"]["seen"]
+
+
 def test_a_venue_that_refuses_this_place(capture, tmp_path):
     with venue(capture, blocked=451) as exchange:
         run = command(

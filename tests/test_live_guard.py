@@ -119,7 +119,8 @@ def test_a_reason_that_lasts_is_told_once_also_where_rules_are_held_for_another(
     assert told[-1] == (None, "") and feed.guard.held == ""
 
 
-@pytest.mark.parametrize("offset_ms, words", [(61e3, "61 s behind the venue's"), (-3600e3, "3600 s ahead of the venue's")])
+@pytest.mark.parametrize("offset_ms, words", [(61e3, "61 s behind the venue's"), (-3600e3, "3600 s ahead of the venue's"),
+                                              (-72_484_046e3, "72484046 s ahead of the venue's")])
 def test_a_clock_that_is_wrong_holds_the_rules(feed, offset_ms, words):
     feed.watch.offset_ms, feed.ahead_s = offset_ms, offset_ms / 1e3
     assert feed.passes(5.0, TRADE, DIFF, BEST) == f"this machine's clock is {words}"
@@ -146,8 +147,9 @@ def test_what_is_held_or_switched_back_is_not_sent_again(feed):
     assert (LiveSession._may_send(session, whale), LiveSession._may_send(session, void)) == ("", "the mode of void is shadow now")
 
 
-@pytest.mark.parametrize("offset_ms", [None, -72_484_046_357.0])
+@pytest.mark.parametrize("offset_ms", [None, 61e3, -72_484_046_357.0])
 def test_a_clock_that_is_unknown_or_of_another_time_tells_nothing_of_lateness(feed, offset_ms):
+    feed.guard.tape = True
     feed.watch.offset_ms, feed.ahead_s = offset_ms, (offset_ms or 0.0) / 1e3
     assert feed.passes(5.0, TRADE, DIFF, BEST, late_s=30.0) == ""
 

@@ -9,8 +9,7 @@ from engine.live.broker import Health
 from engine.record.watch import BEST, DEPTH, TRADES, Stream, Watch
 
 FOLDED = (DEPTH, BEST, TRADES)
-NEAR_MS = 60_000.0             # a venue's clock that is farther from ours tells that ours is wrong
-PAST_MS = 86_400_000.0         # and one that is as far is that of a tape of the past
+NEAR_MS = 60_000.0             # a venue's clock that is farther from ours tells that ours is wrong, or that a tape is played
 LASTING_S = 5.0                # a reason that lasts so long is told, also where rules are held for another one
 STARTING = "the feeds are not up yet"
 
@@ -22,6 +21,7 @@ class Guard:
     watch: Watch
     health: Health
     symbols: list[str]                 # of the broker
+    tape: bool = False                 # the venue may be a tape of the past
     max_quote_age_s: float = 5.0
     max_account_age_s: float = 5.0
     max_lag_s: float = 3.0
@@ -65,7 +65,7 @@ class Guard:
     def reason(self) -> str:
         """Return what is wrong now, "" for nothing."""
         now_s, health, offset_ms = clock.monotonic_s(), self.health, self.watch.offset_ms
-        if offset_ms is not None and NEAR_MS <= abs(offset_ms) < PAST_MS:
+        if not self.tape and offset_ms is not None and abs(offset_ms) >= NEAR_MS:
             return f"this machine's clock is {abs(offset_ms) / 1e3:.0f} s {'behind' if offset_ms > 0 else 'ahead of'} the venue's"
         for stream in self.watch.streams.values():
             if stream.kind not in FOLDED:
@@ -93,8 +93,8 @@ class Guard:
     def _late_s(self, stream: Stream) -> float:
         """Return how long after the venue pushed them the newest frames came, NaN where nothing tells."""
         offset_ms = self.watch.offset_ms
-        # a tape of the past has its own time, which passes at another pace than ours: nobody can tell what is late
-        if offset_ms is None or abs(offset_ms) >= PAST_MS:
+        # the time of a tape passes at another pace than ours: nobody can tell what is late
+        if offset_ms is None or abs(offset_ms) >= NEAR_MS:
             return math.nan
         wall_ms = clock.now_ns() / 1e6 - clock.monotonic_s() * 1e3     # when the monotonic clock was at 0
         return (stream.behind_ms + wall_ms + offset_ms) / 1e3

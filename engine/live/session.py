@@ -158,7 +158,7 @@ class LiveSession:
         self.trader = Trader(self.link, gateway, instruments, self.deliver, self.health, self.quotes.utc_ns,
                               FirstSeen(self.data / "live" / "first.json", self.account.shown["id"]), CLOCK_READS)
         self.guard = Guard(self.recorder.watch, self.health, list(instruments), self.options.limits.max_quote_age_s,
-                           back_s=self.options.hold_back_s)
+                           tape=self.options.recording.endpoint.near, back_s=self.options.hold_back_s)
         recording = asyncio.create_task(self.recorder.run())
         steering = asyncio.create_task(self._steer(show))
         with contextlib.suppress(asyncio.CancelledError):      # Ctrl-C where a loop takes no signals

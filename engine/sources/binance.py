@@ -38,6 +38,11 @@ class Endpoint:
                 raise BadInput(f"{address!r} is no {what} address; write it as {schemes[0]}://HOST, "
                                f"or {schemes[1]}://HOST:PORT without encryption")
 
+    @property
+    def near(self) -> bool:
+        """Tell whether it is on this machine: such a venue may play a tape of the past, which has a time of its own."""
+        return urlsplit(self.ws).hostname in ("127.0.0.1", "::1", "localhost")
+
 
 LIVE = {"binance_usdm": Endpoint("binance_usdm", "wss://fstream.binance.com", "https://fapi.binance.com"),
         "binance_spot": Endpoint("binance_spot", "wss://stream.binance.com:9443", "https://api.binance.com")}
