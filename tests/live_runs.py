@@ -197,7 +197,9 @@ def acting(stage: Stage, live: Command) -> bool:
 
 
 def status(live: Command) -> dict:
-    """Return the last status a live run printed, empty before the first."""
+    """Return the last status a live run printed, empty before the first; a run that ended badly is not waited for."""
+    if live.process.poll() not in (None, 0):
+        raise AssertionError(f"it ended with {live.process.returncode}: {live.said()}")
     last = live.said().rpartition("\n")[2]
     return json.loads(last) if last.startswith("{") and last.endswith("}") else {}
 

@@ -173,7 +173,7 @@ def test_the_account_table_tells_what_was_done_by_hand(played):
 
 
 def test_two_live_runs_on_one_data_root_are_refused(played):
-    assert played.second.process.returncode == 2 and "in use by another process" in played.second.said()
+    assert played.second.process.returncode == 2 and "is in use by live run" in played.second.said()
 
 
 def test_verify_names_the_first_decision_that_was_altered(played, tmp_path):

@@ -21,11 +21,11 @@ class Guard:
     watch: Watch
     health: Health
     symbols: list[str]                 # of the broker
-    tape: bool = False                 # the venue may be a tape of the past
     max_quote_age_s: float = 5.0
     max_account_age_s: float = 5.0
     max_lag_s: float = 3.0
     back_s: float = 10.0
+    tape: bool = False                 # the venue may be a tape of the past
     held: str = STARTING               # why rules are held, empty while they are not
     _well_s: float = field(default_factory=clock.monotonic_s)
     _why: str = ""                     # the reason now, without its numbers; since when; and the one that was told
