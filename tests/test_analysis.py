@@ -43,6 +43,7 @@ def every_answer(moment: Moment) -> str:
                       trend_answer(moment, "BTCUSDT", 60)])
 
 
+@pytest.mark.slow
 def test_recorded_and_live_give_the_same_bytes(session, rows):
     """A live loop gets rows as they come, some by some; at each moment it says what the recording says of it."""
     live = Moment(session.id, session.instruments)

@@ -260,6 +260,7 @@ def command(*arguments: str, **environment: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_two_processes_give_one_digest(generated, tmp_path):
     session = str(generated.session.path)
     same = ("replay", session, "--entries", ENTRIES, "--rules", "all:classic", "--data", str(tmp_path))

@@ -400,6 +400,7 @@ def test_exits_are_those_of_a_plain_reading():
 # the ruler in small; the slow suite has the whole
 
 
+@pytest.mark.slow
 def test_twelve_markets_without_an_edge():
     seeds = range(1, 13)
     print(f"null seeds {list(seeds)}")

@@ -72,7 +72,8 @@ def disturb(dice, case, market, position) -> None:
             row["trades_10s"] = R.MISSING      # both are sums over the same window
 
 
-@pytest.mark.parametrize("preset, mode", [("robust", "act"), ("classic", "act"), ("robust", "shadow"), ("classic", "shadow")])
+@pytest.mark.parametrize("preset, mode", [("robust", "act"), ("classic", "act"), pytest.param("robust", "shadow", marks=pytest.mark.slow),
+                                          pytest.param("classic", "shadow", marks=pytest.mark.slow)])
 def test_in_a_market_a_rule_that_votes_is_near(generated, own_cache, preset, mode):  # noqa: F811
     """Frame by frame through the compiled kernel, as the screen sees it between two frames."""
     choices = [choice if mode == "act" else replaced(choice) for choice in shipped(preset)]

@@ -394,7 +394,7 @@ def test_the_command_says_when_the_tape_is_at_its_end_and_ctrl_c_is_how_it_ends(
     exchange = Command(tmp_path, "exchange", "sim", "exchange", str(capture), "--speed", "inf")
 
     async def work(address: str) -> None:
-        async with connect(f"{address}/public/stream?streams=btcusdt@bookTicker"):
+        async with connect(f"{address}/public/stream?streams=btcusdt@bookTicker", close_timeout=0.1):
             while "the capture is at its end" not in exchange.said():
                 await asyncio.sleep(0.05)
 

@@ -140,6 +140,7 @@ def test_every_set_is_what_it_would_be_alone(plans, choices):
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_passes_and_processes_do_not_show_in_the_result(plans, choices, monkeypatch, tmp_path):
     def told(workers, **limits):
         for name, value in limits.items():

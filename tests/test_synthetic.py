@@ -237,6 +237,7 @@ def broker_gain(tmp_path: Path, lag_ms: float, latency_ms: float) -> float:
     return float(np.mean(gains) / np.std(gains) * np.sqrt(len(gains)))
 
 
+@pytest.mark.slow
 def test_flow_earns_nothing_at_the_broker_unless_its_quote_is_staler_than_the_exit_is_slow(tmp_path):
     assert abs(broker_gain(tmp_path, 100.0, 150.0)) < 3
     assert broker_gain(tmp_path, 2_000.0, 0.0) > 3
