@@ -20,7 +20,7 @@ from engine.record.store import TABLES, Session
 
 FORKS = hasattr(os, "fork")
 CHILD = [sys.executable, str(Path(kill_recorder.__file__))]
-FEW, MANY, POINTS = 20, 200, 150
+FEW, MANY, PART, POINTS = 20, 200, 50, 150
 
 
 class Killer:
@@ -129,8 +129,8 @@ def one_life(killer: Killer, data: Path, seed: int) -> tuple[int, int]:
     return least, kills
 
 
-@pytest.mark.parametrize("seeds", [pytest.param(range(1, FEW + 1), id="few"), pytest.param(
-    range(1_001, 1_001 + MANY), id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [pytest.param(range(1, FEW + 1), id="few"), *(pytest.param(
+    range(first, first + PART), id=f"from_{first}", marks=pytest.mark.slow) for first in range(1_001, 1_001 + MANY, PART))])
 def test_a_kill_at_a_random_moment_loses_no_acknowledged_frame(killer, tmp_path, seeds):
     frames = kills = 0
     for seed in seeds if FORKS or len(seeds) > FEW else seeds[:3]:

@@ -207,7 +207,7 @@ def test_ctrl_c_ends_a_run_well_where_a_loop_takes_no_signals(stage):
 def test_a_run_with_a_duration_ends_as_by_ctrl_c(stage):
     for _ in range(40):
         stage.control("fault", {"do": "latency", "ms": 300, "after_ms": 300})      # so that an order is always on its way
-    live = stage.live(*ACT, *FAST, "--seconds", "8")
+    live = stage.live(*ACT, *FAST, "--seconds", "16")
     result = live.result(200)
     assert result["verify"]["identical"]
     assert {row["reason"] for row in table(stage, result, "switches")} == {"the feeds are well", "the run ends"}
