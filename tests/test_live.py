@@ -14,7 +14,7 @@ from replays import rewritten
 
 from engine.record.store import Session
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process under /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="finds the workers of a process under /proc")]
 WIDE = {"sl_bps": 500.0, "tp_bps": 900.0}
 POSITIONS = [{"symbol": "BTCUSD", "side": side, "lots": 1.0, **WIDE} for side in (0, 1, 0)]
 
