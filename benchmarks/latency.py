@@ -138,6 +138,7 @@ class Measured(LiveSession):
         if self.begin and all(group.alive for group in self.recorder.groups):
             self.begin()
             self.begin = None
+        self.guard.max_lag_s = float("inf")    # the frames bear a time of their own
         now = time.perf_counter(), time.process_time(), time.thread_time(), self.recorder.counters.frames
         if not self.guard.held and not self.held:
             self.ready_s = getattr(self, "ready_s", now[0])
